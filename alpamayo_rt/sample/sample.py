@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one typed value that every way into the runtime ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from alpamayo_rt.errors import InputError
+
+HISTORY_POSES = 16
+FUTURE_POSES = 64
+STEP_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Camera images that were resized, normalized and cut into patches elsewhere.
+
+    `pixel_values` (patches, 1536) float, in the order of formulas "Images → patches"; `image_grid_thw`
+    (images, 3) int64: one row (1, patch rows, patch columns) per image, camera-major, oldest first.
+    """
+
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+
+
+class Sample:
+    """One driving situation: camera frames, where the ego vehicle has been, and what is asked.
+
+    Args:
+        frames: (C, T, 3, H, W) uint8, cameras in the order of `camera_indices`, oldest frame first;
+            None when `prepared` images are given instead.
+        camera_indices: C distinct camera numbers of the dataset (0…6).
+        history_xyz: (16, 3) metres in the ego frame at t0 (x forward, y left, z up), 10 Hz, the last at t0.
+            May be None for a question. Leading dimensions of one are accepted.
+        history_rot: (16, 3, 3) rotations in the same frame.
+        navigation: an instruction such as "Turn left in 40m".
+        question: a question to answer in words instead of driving.
+        prepared: patches instead of `frames`.
+
+    Raises:
+        InputError: a shape, type or value is wrong; the sentence names the field.
+    """
+
+    def __init__(
+        self,
+        frames: torch.Tensor | np.ndarray | None,
+        camera_indices: Sequence[int] | torch.Tensor | np.ndarray,
+        history_xyz: torch.Tensor | np.ndarray | Sequence | None = None,
+        history_rot: torch.Tensor | np.ndarray | Sequence | None = None,
+        navigation: str | None = None,
+        question: str | None = None,
+        prepared: PreparedImages | None = None,
+    ):
+        self.camera_indices = _camera_indices(camera_indices)
+        self.prepared = prepared
+        self.frames = None if frames is None else _frames(frames, len(self.camera_indices))
+        if (self.frames is None) == (prepared is None):
+            raise InputError("frames: give either frames or prepared images, not both and not neither")
+        if prepared is not None:
+            _check_prepared(prepared, len(self.camera_indices))
+        self.history_xyz = None if history_xyz is None else _history(history_xyz, "history_xyz", (HISTORY_POSES, 3))
+        self.history_rot = None if history_rot is None else _rotations(history_rot)
+        if (self.history_xyz is None) != (self.history_rot is None):
+            missing = "history_xyz" if self.history_xyz is None else "history_rot"
+            raise InputError(f"{missing}: missing, expected both history_xyz and history_rot")
+        self.navigation = _text(navigation, "navigation")
+        self.question = _text(question, "question")
+
+    @property
+    def num_images(self) -> int:
+        """Images in all, over cameras and times."""
+        if self.frames is not None:
+            return self.frames.shape[0] * self.frames.shape[1]
+        assert self.prepared is not None
+        return len(self.prepared.image_grid_thw)
+
+    @property
+    def frames_per_camera(self) -> int:
+        """Frames of each camera."""
+        return self.num_images // len(self.camera_indices)
+
+
+def as_array(value: object, field: str) -> torch.Tensor:
+    """Make a tensor of whatever holds numbers; the error names `field`."""
+    try:
+        return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError):
+        raise InputError(f"{field}: expected an array of numbers, got {_short(value)}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _camera_indices(value: object) -> tuple[int, ...]:
+    array = as_array(value, "camera_indices")
+    if array.ndim != 1 or array.numel() == 0 or array.is_floating_point() or array.dtype == torch.bool:
+        raise InputError(f"camera_indices: expected a list of camera numbers, got {_short(value)}")
+    cameras = tuple(int(c) for c in array)
+    for camera in cameras:
+        if not 0 <= camera <= 6:
+            raise InputError(f"camera_indices: unknown camera {camera}, expected 0 to 6")
+    if len(set(cameras)) != len(cameras):
+        raise InputError(f"camera_indices: {list(cameras)} names a camera twice")
+    return cameras
+
+
+def _frames(value: object, cameras: int) -> torch.Tensor:
+    frames = as_array(value, "frames")
+    if frames.ndim != 5 or frames.shape[2] != 3 or 0 in frames.shape:
+        raise InputError(f"frames: shape {tuple(frames.shape)}, expected (cameras, frames, 3, height, width)")
+    if frames.dtype != torch.uint8:
+        raise InputError(f"frames: type {frames.dtype}, expected uint8")
+    if frames.shape[0] != cameras:
+        raise InputError(f"frames: {frames.shape[0]} cameras, but camera_indices names {cameras}")
+    return frames
+
+
+def _check_prepared(prepared: PreparedImages, cameras: int) -> None:
+    pixels, grid = prepared.pixel_values, prepared.image_grid_thw
+    if grid.ndim != 2 or grid.shape[1] != 3 or len(grid) == 0 or grid.is_floating_point():
+        raise InputError(f"image_grid_thw: shape {tuple(grid.shape)}, expected (images, 3) integers")
+    if bool((grid[:, 0] != 1).any()) or bool((grid[:, 1:] < 2).any()) or bool((grid[:, 1:] % 2).any()):
+        raise InputError("image_grid_thw: expected rows (1, patch rows, patch columns), both even")
+    if pixels.ndim != 2 or pixels.shape[1] != 1536 or not pixels.is_floating_point():
+        raise InputError(f"pixel_values: shape {tuple(pixels.shape)}, expected (patches, 1536) floats")
+    patches = int(grid.prod(1).sum())
+    if patches != len(pixels):
+        raise InputError(f"pixel_values: {len(pixels)} patches, but image_grid_thw describes {patches}")
+    if not bool(torch.isfinite(pixels).all()):
+        raise InputError("pixel_values: holds a value that is not finite")
+    if len(grid) % cameras:
+        raise InputError(f"image_grid_thw: {len(grid)} images cannot be divided over {cameras} cameras")
+
+
+def _history(value: object, field: str, shape: tuple[int, ...]) -> torch.Tensor:
+    array = as_array(value, field)
+    original = tuple(array.shape)
+    while array.ndim > len(shape) and array.shape[0] == 1:
+        array = array[0]
+    if tuple(array.shape) != shape:
+        raise InputError(f"{field}: shape {original}, expected {shape}")
+    array = array.to(torch.float32)
+    if not bool(torch.isfinite(array).all()):
+        raise InputError(f"{field}: holds a value that is not finite")
+    return array
+
+
+def _rotations(value: object) -> torch.Tensor:
+    rot = _history(value, "history_rot", (HISTORY_POSES, 3, 3))
+    worst = (rot @ rot.transpose(1, 2) - torch.eye(3)).abs().amax().item()
+    if worst > 1e-2 or bool((torch.linalg.det(rot) < 0).any()):
+        raise InputError(f"history_rot: not rotations (R·Rᵀ differs from the identity by {worst:.2g}), expected below 0.01")
+    return rot
+
+
+def _text(value: object, field: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{field}: expected a text, got {_short(value)}")
+    if not value.strip():
+        raise InputError(f"{field}: empty, expected a text or nothing at all")
+    return value

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint's `config.json` and its backbone's `config.json` say, as frozen dataclasses.
+
+The files name Python classes (`_target_`); these are never imported, only their arguments are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpamayo_rt.errors import ModelError
+from alpamayo_rt.families import FAMILIES, Family
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower (Qwen3-VL)."""
+
+    depth: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    out_hidden_size: int
+    num_position_embeddings: int
+    deepstack_layers: tuple[int, ...]
+    in_channels: int = 3
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A decoder of the Qwen3-VL text architecture: the language model's or the expert's."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    vocab_size: int
+    eos_token_id: int
+
+
+@dataclass(frozen=True)
+class ActionInConfig:
+    """The action input projection: Fourier features, then an MLP."""
+
+    hidden_size: int
+    num_enc_layers: int
+    num_fourier_feats: int
+    max_freq: float
+
+
+@dataclass(frozen=True)
+class ActionSpaceConfig:
+    """Unicycle action space: statistics, bounds and the weights of the least squares."""
+
+    n_waypoints: int
+    dt: float
+    accel_mean: float
+    accel_std: float
+    curvature_mean: float
+    curvature_std: float
+    accel_bounds: tuple[float, float]
+    curvature_bounds: tuple[float, float]
+    a_lambda: float
+    a_ridge: float
+    kappa_lambda: float
+    kappa_ridge: float
+    theta_lambda: float
+    theta_ridge: float
+    v_lambda: float
+    v_ridge: float
+
+
+@dataclass(frozen=True)
+class HistoryTokensConfig:
+    """How history displacements become tokens."""
+
+    first_id: int
+    num_bins: int
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that a checkpoint's configuration says about running it."""
+
+    family: Family
+    folder: Path
+    backbone: str
+    vision: VisionConfig
+    language: TextConfig
+    expert: TextConfig
+    action_in: ActionInConfig
+    action_space: ActionSpaceConfig
+    history: HistoryTokensConfig
+    num_diffusion_steps: int
+    min_pixels: int
+    max_pixels: int
+    traj_token_start: int
+    traj_vocab_size: int
+    traj_token_ids: Mapping[str, int]
+    camera_labels: bool
+    frame_labels: bool
+
+
+RELEASED_MIN_PIXELS, RELEASED_MAX_PIXELS = 163_840, 196_608
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from `path`.
+
+    Raises:
+        ModelError: the file is missing, unreadable or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: missing, expected a JSON file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def find_family(raw: Mapping[str, Any], path: Path) -> Family:
+    """The family that `config.json` names, or a `ModelError` that says what was found and what is supported."""
+    supported = ", ".join(f"{f.model_type} ({f.title})" for f in FAMILIES.values())
+    model_type = raw.get("model_type")
+    if model_type not in FAMILIES:
+        raise ModelError(f"{path}: model_type {model_type!r} is not supported, expected one of {supported}")
+    quantization = raw.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise ModelError(
+            f"{path}: quantization_config {method!r} was made by another tool and is not supported, "
+            f"expected unquantized weights of {supported}"
+        )
+    return FAMILIES[model_type]
+
+
+class _Fields:
+    """A JSON object with the name of its place, so that errors can say where a value stands."""
+
+    def __init__(self, raw: object, where: str):
+        if not isinstance(raw, Mapping):
+            raise ModelError(f"{where}: {raw!r}, expected an object")
+        self.raw, self.where = raw, where
+
+    def sub(self, name: str) -> _Fields:
+        return _Fields(self.raw.get(name), f"{self.where}.{name}")
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self.raw.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise ModelError(f"{self.where}.{name}: missing")
+        return value
+
+    def int(self, name: str, default: int | None = None) -> int:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ModelError(f"{self.where}.{name}: {value!r}, expected a whole number")
+        return value
+
+    def float(self, name: str, default: float | None = None) -> float:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ModelError(f"{self.where}.{name}: {value!r}, expected a number")
+        return float(value)
+
+    def floats(self, name: str, n: int, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        value = self._get(name, default)
+        if not isinstance(value, list | tuple) or len(value) != n:
+            raise ModelError(f"{self.where}.{name}: {value!r}, expected {n} numbers")
+        return tuple(float(v) for v in value)
+
+    def expect(self, name: str, wanted: object, default: object = None) -> None:
+        value = self.raw.get(name, default)
+        if value != wanted:
+            raise ModelError(f"{self.where}.{name}: {value!r} is not supported, expected {wanted!r}")
+
+
+def parse_model_config(folder: Path, raw: Mapping[str, Any], backbone_raw: Mapping[str, Any]) -> ModelConfig:
+    """Combine a checkpoint's config with its backbone's.
+
+    Args:
+        folder: the checkpoint folder, for messages.
+        raw: its config.json.
+        backbone_raw: the config.json of the model that `vlm_name_or_path` names.
+
+    Raises:
+        ModelError: a field is missing, of the wrong kind, or asks for something that is not supported.
+    """
+    path = folder / "config.json"
+    family = find_family(raw, path)
+    top = _Fields(raw, str(path))
+    top.expect("add_special_tokens", True)
+    top.expect("expert_non_causal_attention", True)
+    diffusion = top.sub("diffusion_cfg")
+    diffusion.expect("int_method", "euler", "euler")
+    vlm = _Fields(backbone_raw, f"{raw.get('vlm_name_or_path')}/config.json")
+    text = dict(vlm.sub("text_config").raw)
+    text["vocab_size"] = top.int("vocab_size")
+    expert = text | dict(top.sub("expert_cfg").raw)
+    space = _action_space(top.sub("action_space_cfg"))
+    traj_start = top.int("traj_token_start_idx")
+    ids = {name: value for name, value in top.sub("traj_token_ids").raw.items() if isinstance(value, int)}
+    parsed = ModelConfig(
+        family=family,
+        folder=folder,
+        backbone=str(raw.get("vlm_name_or_path")),
+        vision=_vision(vlm.sub("vision_config")),
+        language=_text(_Fields(text, f"{vlm.where}.text_config")),
+        expert=_text(_Fields(expert, f"{top.where}.expert_cfg")),
+        action_in=_action_in(top.sub("action_in_proj_cfg")),
+        action_space=space,
+        history=_history(top, traj_start),
+        num_diffusion_steps=diffusion.int("num_inference_steps", 10),
+        min_pixels=top.int("min_pixels", RELEASED_MIN_PIXELS),
+        max_pixels=top.int("max_pixels", RELEASED_MAX_PIXELS),
+        traj_token_start=traj_start,
+        traj_vocab_size=top.int("traj_vocab_size"),
+        traj_token_ids=ids,
+        camera_labels=family.labels_images and bool(raw.get("include_camera_ids", True)),
+        frame_labels=family.labels_images and bool(raw.get("include_frame_nums", True)),
+    )
+    _check(parsed, path)
+    return parsed
+
+
+def _check(config: ModelConfig, path: Path) -> None:
+    language, expert = config.language, config.expert
+    for name in ("num_layers", "num_kv_heads", "head_dim"):
+        if getattr(language, name) != getattr(expert, name):
+            raise ModelError(
+                f"{path}: the expert's {name} {getattr(expert, name)} differs from the language model's "
+                f"{getattr(language, name)}, whose cache it reads"
+            )
+    if config.vision.out_hidden_size != language.hidden_size:
+        raise ModelError(
+            f"{path}: the vision tower gives {config.vision.out_hidden_size} values a token, "
+            f"the language model takes {language.hidden_size}"
+        )
+    if not 0 < config.min_pixels <= config.max_pixels:
+        raise ModelError(f"{path}: min_pixels {config.min_pixels} and max_pixels {config.max_pixels} allow no image")
+
+
+def _vision(f: _Fields) -> VisionConfig:
+    f.expect("hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
+    taps = f.raw.get("deepstack_visual_indexes")
+    if not isinstance(taps, list):
+        raise ModelError(f"{f.where}.deepstack_visual_indexes: {taps!r}, expected a list of block numbers")
+    return VisionConfig(
+        depth=f.int("depth"),
+        hidden_size=f.int("hidden_size"),
+        num_heads=f.int("num_heads"),
+        intermediate_size=f.int("intermediate_size"),
+        out_hidden_size=f.int("out_hidden_size"),
+        num_position_embeddings=f.int("num_position_embeddings"),
+        deepstack_layers=tuple(int(i) for i in taps),
+        in_channels=f.int("in_channels", 3),
+        patch_size=f.int("patch_size"),
+        temporal_patch_size=f.int("temporal_patch_size"),
+        merge_size=f.int("spatial_merge_size"),
+    )
+
+
+def _text(f: _Fields) -> TextConfig:
+    f.expect("hidden_act", "silu", "silu")
+    f.expect("attention_bias", False, False)
+    # Newer configs keep everything about rotary positions in one object.
+    rope = f.raw.get("rope_parameters") or f.raw.get("rope_scaling") or {}
+    section = rope.get("mrope_section")
+    if not isinstance(section, list) or len(section) != 3:
+        raise ModelError(f"{f.where}.rope_scaling.mrope_section: {section!r}, expected three numbers")
+    if not rope.get("mrope_interleaved", True):
+        raise ModelError(f"{f.where}.rope_scaling.mrope_interleaved: false is not supported, expected true")
+    theta = f.raw.get("rope_theta", rope.get("rope_theta"))
+    if not isinstance(theta, int | float):
+        raise ModelError(f"{f.where}.rope_theta: {theta!r}, expected a number")
+    eos = f.raw.get("eos_token_id")
+    if not isinstance(eos, int):
+        raise ModelError(f"{f.where}.eos_token_id: {eos!r}, expected a token id")
+    return TextConfig(
+        num_layers=f.int("num_hidden_layers"),
+        hidden_size=f.int("hidden_size"),
+        num_heads=f.int("num_attention_heads"),
+        num_kv_heads=f.int("num_key_value_heads"),
+        head_dim=f.int("head_dim"),
+        intermediate_size=f.int("intermediate_size"),
+        rms_norm_eps=f.float("rms_norm_eps"),
+        rope_theta=float(theta),
+        mrope_section=(int(section[0]), int(section[1]), int(section[2])),
+        vocab_size=f.int("vocab_size"),
+        eos_token_id=eos,
+    )
+
+
+def _action_in(f: _Fields) -> ActionInConfig:
+    return ActionInConfig(
+        hidden_size=f.int("hidden_size"),
+        num_enc_layers=f.int("num_enc_layers"),
+        num_fourier_feats=f.int("num_fourier_feats"),
+        max_freq=f.float("max_freq"),
+    )
+
+
+def _action_space(f: _Fields) -> ActionSpaceConfig:
+    accel, curvature = f.floats("accel_bounds", 2), f.floats("curvature_bounds", 2)
+    numbers = {
+        name: f.float(name)
+        for name in (
+            "dt", "accel_mean", "accel_std", "curvature_mean", "curvature_std", "a_lambda", "a_ridge",
+            "kappa_lambda", "kappa_ridge", "theta_lambda", "theta_ridge", "v_lambda", "v_ridge",
+        )
+    }  # fmt: skip
+    return ActionSpaceConfig(
+        n_waypoints=f.int("n_waypoints"),
+        accel_bounds=(accel[0], accel[1]),
+        curvature_bounds=(curvature[0], curvature[1]),
+        **numbers,
+    )
+
+
+def _history(top: _Fields, traj_start: int) -> HistoryTokensConfig:
+    f = top.sub("hist_traj_tokenizer_cfg")
+    f.expect("predict_yaw", False, False)
+    low, high = f.floats("ego_xyz_min", 3, (-4, -4, -10)), f.floats("ego_xyz_max", 3, (4, 4, 10))
+    # The bins of the future come first in the trajectory vocabulary, those of the history after them.
+    return HistoryTokensConfig(
+        first_id=traj_start + top.sub("traj_tokenizer_cfg").int("num_bins"),
+        num_bins=f.int("num_bins", 1000),
+        low=(low[0], low[1], low[2]),
+        high=(high[0], high[1], high[2]),
+        num_tokens=top.int("tokens_per_history_traj"),
+    )

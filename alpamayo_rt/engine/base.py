@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage protocol: what every engine can do, and what follows from it.
+
+An engine implements the four stages that run the network. Rollout and integration are written here once over
+these stages; an engine that can do better (a graph over all steps, say) overrides them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from alpamayo_rt.action.flow_matching import guided, integrate
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.hand_off import HandOff
+from alpamayo_rt.engine.kv_cache import KvCache
+from alpamayo_rt.engine.sampling import Sampling, StopRule, choose
+from alpamayo_rt.model.vision import VisionFeatures
+from alpamayo_rt.prompt.prompt import Images, Prompt
+
+FINISHED, NO_TRAJECTORY_TOKEN, LIMIT = "finished", "no_trajectory_token", "limit"
+
+
+@dataclass
+class Rollout:
+    """What was said: tokens of each sequence (without the discarded one after the closing token), and why it ended."""
+
+    tokens: list[list[int]]
+    stop_reasons: list[str]
+
+
+class Engine(ABC):
+    """One way to run vision, language model and expert."""
+
+    name: str
+    precision: str
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype):
+        self.config, self.device, self.dtype = config, device, dtype
+
+    @abstractmethod
+    def encode_images(self, images: Images) -> VisionFeatures:
+        """Patches → image tokens and DeepStack features."""
+
+    @abstractmethod
+    def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:
+        """Run the prompt once.
+
+        Args:
+            prompt: token ids and positions.
+            features: of its images.
+            room: slots to set aside for what follows: rollouts and the expert's own tokens.
+
+        Returns:
+            The cache, and the logits (V,) float32 at the prompt's last position.
+        """
+
+    @abstractmethod
+    def append(
+        self,
+        cache: KvCache,
+        sequences: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        unseen: int | None = None,
+    ) -> torch.Tensor:
+        """Run further tokens of some sequences.
+
+        Args:
+            cache: it grows by all tokens.
+            sequences: R distinct sequence numbers.
+            tokens: their next tokens, at least one each.
+            unseen: a token whose keys none of these tokens attends to (they stay visible to the expert).
+
+        Returns:
+            Logits (R, V) float32 after each sequence's last token.
+        """
+
+    @abstractmethod
+    def velocity_field(self, hand_off: HandOff) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The flow's velocity for a hand-off: (x (K, W, 2), t ()) → (K, W, 2), float32."""
+
+    def reason(
+        self,
+        cache: KvCache,
+        logits: torch.Tensor,
+        sampling: Sampling,
+        rule: StopRule,
+        uniforms: torch.Tensor,
+    ) -> Rollout:
+        """Let every sequence write until its rule ends it.
+
+        The limit counts every sampled token, the one after the closing token too, as the reference counts.
+
+        Args:
+            cache: holds the prompt.
+            logits: (V,) at its last position.
+            sampling: temperature, top-p, top-k, limit.
+            rule: masked ids and ends.
+            uniforms: (sequences, limit) numbers that choose the tokens.
+        """
+        rollout = Rollout([[] for _ in uniforms], [LIMIT] * len(uniforms))
+        active = list(range(len(uniforms)))
+        rows = logits.expand(len(active), -1)
+        uniforms = uniforms.to(self.device)
+        for step in range(sampling.max_generate_length):
+            chosen = choose(rows, uniforms[active, step], sampling, rule.masked).tolist()
+            for sequence, token in zip(active, chosen, strict=True):
+                rollout.tokens[sequence].append(token)
+                if token == rule.end:
+                    rollout.stop_reasons[sequence] = FINISHED if rule.closing is None else NO_TRAJECTORY_TOKEN
+            going = [(s, t) for s, t in zip(active, chosen, strict=True) if t != rule.end]
+            if not going or step + 1 == sampling.max_generate_length:
+                break
+            rows = self.append(cache, [s for s, _ in going], [[t] for _, t in going])
+            keep = [i for i, (_, token) in enumerate(going) if token != rule.closing]
+            for sequence, token in going:
+                if token == rule.closing:
+                    rollout.stop_reasons[sequence] = FINISHED
+            if not keep:
+                break
+            active, rows = [going[i][0] for i in keep], rows[keep]
+        return rollout
+
+    def denoise(
+        self,
+        noise: torch.Tensor,
+        steps: int,
+        hand_off: HandOff,
+        unguided: HandOff | None = None,
+        guidance_weight: float = 1.0,
+    ) -> torch.Tensor:
+        """Noise (K, W, 2) → normalized actions (K, W, 2) float32; with `unguided`, under guidance."""
+        velocity = self.velocity_field(hand_off)
+        if unguided is None:
+            return integrate(noise.to(self.device), velocity, steps)
+        without = self.velocity_field(unguided)
+        return integrate(
+            noise.to(self.device), lambda x, t: guided(without(x, t), velocity(x, t), guidance_weight), steps
+        )
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read on the host means something."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The eager PyTorch engine: the oracle, on any device and in any floating type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.attention import CachedAttention
+from alpamayo_rt.engine.base import Engine
+from alpamayo_rt.engine.hand_off import HandOff
+from alpamayo_rt.engine.kv_cache import PROMPT, KvCache
+from alpamayo_rt.model.network import Network
+from alpamayo_rt.model.rotary import mrope_cos_sin
+from alpamayo_rt.model.vision import VisionFeatures
+from alpamayo_rt.prompt.prompt import Images, Prompt
+
+
+class EagerEngine(Engine):
+    """Runs the modules as they are written."""
+
+    name = "eager"
+
+    def __init__(
+        self, network: Network, config: ModelConfig, device: torch.device, dtype: torch.dtype, precision: str
+    ):
+        super().__init__(config, device, dtype)
+        self.network = network
+        self.precision = precision
+
+    @torch.inference_mode()
+    def encode_images(self, images: Images) -> VisionFeatures:
+        """See `Engine`. Images of one size run together; sizes may differ within a request."""
+        grid = images.grid.tolist()
+        pixels = images.pixel_values.to(self.device, self.dtype).split([h * w for _, h, w in grid])
+        sizes = sorted({(h, w) for _, h, w in grid})
+        parts: list[tuple[torch.Tensor, ...]] = [()] * len(grid)
+        for height, width in sizes:
+            members = [i for i, (_, h, w) in enumerate(grid) if (h, w) == (height, width)]
+            features = self.network.vision(torch.stack([pixels[i] for i in members]), height, width)
+            split = [f.chunk(len(members)) for f in (features.embeds, *features.deepstack)]
+            for n, i in enumerate(members):
+                parts[i] = tuple(f[n] for f in split)
+        embeds, *deepstack = (torch.cat(f) for f in zip(*parts, strict=True))
+        return VisionFeatures(embeds, tuple(deepstack))
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:
+        """See `Engine`."""
+        language, text = self.network.language, self.config.language
+        n = len(prompt)
+        cache = KvCache.allocate(text, n + room, n, prompt.rope_delta, self.device, self.dtype)
+        cache.claim(torch.full((n,), PROMPT), torch.arange(n))
+        slots = prompt.image_slots.to(self.device)
+        hidden = language(
+            language.embed(prompt.ids.to(self.device), slots, features.embeds.to(self.dtype)),
+            *mrope_cos_sin(prompt.positions.to(self.device), text),
+            CachedAttention(cache, 0, None),
+            slots,
+            features.deepstack,
+        )
+        return cache, language.logits(hidden[-1])
+
+    @torch.inference_mode()
+    def append(
+        self,
+        cache: KvCache,
+        sequences: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        unseen: int | None = None,
+    ) -> torch.Tensor:
+        """See `Engine`."""
+        language = self.network.language
+        counts = torch.tensor([len(t) for t in tokens])
+        owner = torch.tensor(list(sequences)).repeat_interleave(counts)
+        own = cache.owner[: cache.length].cpu()
+        order = torch.cat(
+            [
+                cache.prompt_length + int((own == s).sum()) + torch.arange(len(t))
+                for s, t in zip(sequences, tokens, strict=True)
+            ]
+        )
+        ids = torch.tensor([t for row in tokens for t in row], device=self.device)
+        owner, order = owner.to(self.device), order.to(self.device)
+        slots = cache.claim(owner, order)
+        mask = cache.visible(owner, order + 1)
+        if unseen is not None:
+            mask[:, slots] &= ids != unseen
+        hidden = language(
+            language.embed_tokens(ids),
+            *mrope_cos_sin((order + cache.rope_delta).expand(3, -1), self.config.language),
+            CachedAttention(cache, slots.start, mask),
+        )
+        return language.logits(hidden[(counts.cumsum(0) - 1).to(self.device)])
+
+    def velocity_field(self, hand_off: HandOff) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """See `Engine`."""
+        k, waypoints = hand_off.position_ids.shape[1:]
+        cos, sin = mrope_cos_sin(hand_off.position_ids.flatten(1), self.config.expert)
+        candidate = torch.arange(k, device=self.device).repeat_interleave(waypoints)
+        mask = torch.cat([hand_off.attended[candidate], candidate[:, None] == candidate], 1)
+        # The expert's own keys lie behind the cache's length: the next step writes over them.
+        attend = CachedAttention(hand_off.cache, hand_off.cache.length, mask)
+
+        @torch.inference_mode()
+        def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            return self.network.expert(x, time, cos, sin, attend)
+
+        return velocity

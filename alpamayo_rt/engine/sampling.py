@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From logits to a token: mask → temperature → top-k → top-p → draw (facts "Rollout").
+
+Draws use given uniform numbers and the inverse of the cumulated distribution, so that two engines which see the
+same logits and numbers choose the same token, and a run can be paired with another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+_ROW_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen and how many at most."""
+
+    temperature: float = 0.6
+    top_p: float = 0.98
+    top_k: int | None = None
+    max_generate_length: int = 256
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the best token is always taken."""
+        return self.temperature == 0 or self.top_k == 1 or self.top_p == 0
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """What a rollout may not say and what ends it.
+
+    Attributes:
+        masked: [first, last) ids that are never chosen, or None.
+        closing: a token after whose entry into the cache the rollout is finished, or None.
+        end: the text's own end, which never enters the cache.
+    """
+
+    masked: tuple[int, int] | None
+    closing: int | None
+    end: int
+
+
+def draw_uniforms(sequences: int, length: int, seed: int) -> torch.Tensor:
+    """Uniform numbers (sequences, length) float64 in [0, 1) on the CPU; a row does not depend on the others."""
+    rows = []
+    for row in range(sequences):
+        generator = torch.Generator().manual_seed((seed * _ROW_SEED_STRIDE + row + 1) % 2**63)
+        rows.append(torch.rand(length, generator=generator, dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def choose(
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, masked: tuple[int, int] | None
+) -> torch.Tensor:
+    """Choose one token a row.
+
+    Args:
+        logits: (R, V) float32.
+        uniforms: (R,) in [0, 1).
+        sampling: the settings.
+        masked: [first, last) ids that are never chosen.
+
+    Returns:
+        (R,) int64.
+    """
+    if masked is not None:
+        logits = logits.clone()
+        logits[:, masked[0] : masked[1]] = -torch.inf
+    if sampling.greedy:
+        return logits.argmax(-1)
+    ordered, ids = (logits / sampling.temperature).sort(-1, descending=True, stable=True)
+    if sampling.top_k is not None and sampling.top_k < ordered.shape[1]:
+        # Ties with the k-th value stay, as in the reference's library.
+        ordered = ordered.masked_fill(ordered < ordered[:, sampling.top_k - 1, None], -torch.inf)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = (before < sampling.top_p).index_fill(1, torch.tensor([0], device=logits.device), True)
+    cumulated = (probabilities * kept).double().cumsum(-1)
+    at = torch.searchsorted(cumulated, uniforms.to(cumulated)[:, None] * cumulated[:, -1:], right=True)
+    last_kept = kept.sum(-1, keepdim=True) - 1
+    return ids.gather(1, torch.minimum(at, last_kept))[:, 0]

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a `Sample` to a `Result`: the order of the stages, and what stands between them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from alpamayo_rt.action.flow_matching import draw_noise
+from alpamayo_rt.action.unicycle import Unicycle
+from alpamayo_rt.checkpoint import Checkpoint
+from alpamayo_rt.engine.base import Engine
+from alpamayo_rt.engine.hand_off import HandOff, hand_off
+from alpamayo_rt.engine.sampling import StopRule, draw_uniforms
+from alpamayo_rt.errors import InputError
+from alpamayo_rt.model.vision import VisionFeatures
+from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, check_request, prepare_images
+from alpamayo_rt.prompt.tokenizer import PromptTokenizer
+from alpamayo_rt.result import Result, Trace
+from alpamayo_rt.sample.sample import Sample
+from alpamayo_rt.settings import Settings
+
+
+class Stopwatch:
+    """Milliseconds by stage; waits for the device at every lap."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._start = self._lap = time.perf_counter()
+        self.milliseconds: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap on `stage`."""
+        self._engine.synchronize()
+        now = time.perf_counter()
+        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (now - self._lap) * 1e3
+        self._lap = now
+
+    def total(self) -> dict[str, float]:
+        """All stages and the time since the start."""
+        return self.milliseconds | {"total": (time.perf_counter() - self._start) * 1e3}
+
+
+class Model:
+    """A loaded checkpoint on an engine.
+
+    Attributes:
+        checkpoint: what was loaded.
+        engine: the stages.
+        tokenizer: text ↔ ids.
+        unicycle: actions ↔ trajectories.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, engine: Engine, tokenizer: PromptTokenizer, unicycle: Unicycle
+    ):
+        self.checkpoint, self.engine = checkpoint, engine
+        self.tokenizer, self.unicycle = tokenizer, unicycle
+        self.config = checkpoint.config
+
+    @torch.inference_mode()
+    def infer(
+        self,
+        sample: Sample,
+        num_candidates: int = 6,
+        num_diffusion_steps: int = 10,
+        multi_seq: bool = False,
+        temperature: float = 0.6,
+        top_p: float = 0.98,
+        top_k: int | None = None,
+        max_generate_length: int = 256,
+        seed: int = 0,
+        noise: torch.Tensor | None = None,
+        guidance_weight: float | None = None,
+        keep_trace: bool = False,
+    ) -> Result:
+        """Reason about a sample and propose trajectories, or answer its question.
+
+        Args:
+            sample: frames, history, navigation or question.
+            num_candidates: K trajectories.
+            num_diffusion_steps: Euler steps of the flow.
+            multi_seq: K reasonings over one prefill instead of one reasoning for all candidates.
+            temperature: of the sampling; 0 is greedy.
+            top_p: smallest mass of likeliest tokens that is kept.
+            top_k: number of likeliest tokens that are kept; None keeps all, 1 is greedy.
+            max_generate_length: sampled tokens at most.
+            seed: of noise and sampling.
+            noise: (K, W, 2) float32, x at t = 0, instead of seeded noise.
+            guidance_weight: w of classifier-free guidance on the navigation; None is off.
+            keep_trace: keep what a cache dump needs in `Result.trace`.
+
+        Raises:
+            InputError: the sample or a setting is wrong; the sentence names the field.
+        """
+        settings = Settings(
+            num_candidates, num_diffusion_steps, multi_seq, temperature, top_p, top_k,
+            max_generate_length, seed, guidance_weight,
+        )  # fmt: skip
+        self._check(sample, settings)
+        watch = Stopwatch(self.engine)
+        images = prepare_images(sample, self.config, self.engine.device)
+        prompt = build_prompt(sample, images, self.config, self.tokenizer)
+        watch.lap("preprocess")
+        features = self.engine.encode_images(images)
+        watch.lap("vision")
+        if sample.question is not None:
+            return self._answer(prompt, features, settings, watch)
+        return self._drive(sample, images, prompt, features, settings, noise, keep_trace, watch)
+
+    def _check(self, sample: Sample, settings: Settings) -> None:
+        check_request(sample, self.config, self.tokenizer)
+        if settings.guidance_weight is not None and sample.navigation is None:
+            raise InputError("guidance_weight: given without nav_text, expected a navigation to be guided by")
+
+    def stop_rule(self, question: bool) -> StopRule:
+        """What a rollout may not say and what ends it."""
+        first = self.config.traj_token_start
+        end = self.config.language.eos_token_id
+        if question:
+            return StopRule(None, None, end)
+        return StopRule((first, first + self.config.traj_vocab_size), self.tokenizer.future_start, end)
+
+    def _answer(
+        self, prompt: Prompt, features: VisionFeatures, settings: Settings, watch: Stopwatch
+    ) -> Result:
+        rule = self.stop_rule(question=True)
+        cache, logits = self.engine.prefill(prompt, features, settings.max_generate_length)
+        watch.lap("prefill")
+        uniforms = draw_uniforms(1, settings.max_generate_length, settings.seed)
+        rollout = self.engine.reason(cache, logits, settings.sampling, rule, uniforms)
+        watch.lap("decode")
+        answer = self.text_of(rollout.tokens[0], question=True)
+        return Result(
+            [], rollout.tokens, rollout.stop_reasons, len(prompt), settings.seed, watch.total(), answer=answer
+        )
+
+    def _drive(
+        self,
+        sample: Sample,
+        images: Images,
+        prompt: Prompt,
+        features: VisionFeatures,
+        settings: Settings,
+        noise: torch.Tensor | None,
+        keep_trace: bool,
+        watch: Stopwatch,
+    ) -> Result:
+        k, waypoints = settings.num_candidates, self.config.action_space.n_waypoints
+        rule = self.stop_rule(question=False)
+        sequences = k if settings.multi_seq else 1
+        room = sequences * settings.max_generate_length + k * waypoints
+        cache, logits = self.engine.prefill(prompt, features, room)
+        watch.lap("prefill")
+        uniforms = draw_uniforms(sequences, settings.max_generate_length, settings.seed)
+        rollout = self.engine.reason(cache, logits, settings.sampling, rule, uniforms)
+        watch.lap("decode")
+        reads = list(range(k)) if settings.multi_seq else [0] * k
+        handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
+        unguided_prompt = unguided = None
+        if settings.guidance_weight is not None:
+            unguided_prompt, unguided = self.unguided_hand_off(
+                sample, images, features, rollout.tokens, reads
+            )
+            watch.lap("prefill")
+        noise = draw_noise(k, waypoints, settings.seed) if noise is None else _check_noise(noise, k, waypoints)
+        weight = settings.guidance_weight
+        action = self.engine.denoise(
+            noise, settings.num_diffusion_steps, handed, unguided, 1.0 if weight is None else weight
+        ).cpu()
+        watch.lap("expert")
+        assert sample.history_xyz is not None
+        assert sample.history_rot is not None
+        xyz, rot = self.unicycle.integrate(action, sample.history_xyz, sample.history_rot)
+        trace = Trace(
+            prompt, handed, noise, action, settings.num_diffusion_steps, unguided_prompt, unguided, weight
+        )
+        return Result(
+            [self.text_of(tokens, question=False) for tokens in rollout.tokens],
+            rollout.tokens,
+            rollout.stop_reasons,
+            len(prompt),
+            settings.seed,
+            watch.total(),
+            xyz,
+            rot,
+            self.unicycle.denormalize(action),
+            trace=trace if keep_trace else None,
+        )
+
+    def unguided_hand_off(
+        self,
+        sample: Sample,
+        images: Images,
+        features: VisionFeatures,
+        tokens: list[list[int]],
+        reads: list[int],
+    ) -> tuple[Prompt, HandOff]:
+        """The cache without the navigation: prompt without the route span, then the same generated tokens.
+
+        Args:
+            sample: with its navigation.
+            images: its patches.
+            features: of the images, encoded once for both caches.
+            tokens: what the sequences wrote with the navigation, up to the closing token.
+            reads: the sequence of each candidate.
+        """
+        plain = Sample(
+            sample.frames, sample.camera_indices, sample.history_xyz, sample.history_rot, prepared=sample.prepared
+        )
+        prompt = build_prompt(plain, images, self.config, self.tokenizer)
+        closing, waypoints = self.tokenizer.future_start, self.config.action_space.n_waypoints
+        room = sum(map(len, tokens)) + len(reads) * waypoints
+        cache, _ = self.engine.prefill(prompt, features, room)
+        # The reference masks its padding token in this pass, also where it was sampled as an ordinary one.
+        self.engine.append(cache, range(len(tokens)), tokens, unseen=self.tokenizer.padding)
+        return prompt, hand_off(cache, tokens, reads, closing, waypoints)
+
+    def text_of(self, tokens: list[int], question: bool) -> str:
+        """Reasoning or answer: the text before its closing marker, or all of it where that is missing."""
+        rule = self.stop_rule(question)
+        said = self.tokenizer.decode([t for t in tokens if t not in (rule.closing, rule.end)])
+        family = self.config.family
+        start, end = (
+            (family.answer_start, family.answer_end) if question else (family.driving_start, family.driving_end)
+        )
+        # A marker that is written once more starts the text anew, as the reference reads it.
+        return said.split(end)[0].rsplit(start, 1)[-1].strip()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result file says about the model that made it."""
+        return {
+            "name": self.checkpoint.name,
+            "family": self.config.family.model_type,
+            "hash": self.checkpoint.fingerprint(),
+        }
+
+
+def _check_noise(noise: torch.Tensor, candidates: int, waypoints: int) -> torch.Tensor:
+    if tuple(noise.shape) != (candidates, waypoints, 2) or not bool(torch.isfinite(noise).all()):
+        raise InputError(
+            f"noise: shape {tuple(noise.shape)}, expected finite numbers ({candidates}, {waypoints}, 2)"
+        )
+    return noise.float()

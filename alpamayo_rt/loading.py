@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`load`: a model name, an engine, a precision and a device become a `Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from alpamayo_rt.action.unicycle import Unicycle
+from alpamayo_rt.checkpoint import open_checkpoint, load_network
+from alpamayo_rt.engine.eager import EagerEngine
+from alpamayo_rt.errors import EngineError
+from alpamayo_rt.inference import Model
+from alpamayo_rt.prompt.tokenizer import PromptTokenizer
+
+ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LATER_PRECISIONS = ("fp8", "int4")
+
+
+def load(
+    model: str,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> Model:
+    """Open a checkpoint and put it on an engine.
+
+    Args:
+        model: a checkpoint folder or a hub id.
+        engine: eager (auto chooses it).
+        precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU.
+        device: a torch device; auto: the first GPU, else the CPU.
+        progress: called with one line per shard.
+
+    Raises:
+        ModelError: the checkpoint cannot be used.
+        EngineError: the engine, precision or device is not available.
+    """
+    where = _device(device)
+    check_engine(engine)
+    name = _precision(precision, where)
+    checkpoint = open_checkpoint(str(model))
+    tokenizer = PromptTokenizer(checkpoint.backbone, checkpoint.config)
+    network = load_network(checkpoint, where, PRECISIONS[name], progress)
+    statistics = network.action_space
+    unicycle = Unicycle(
+        checkpoint.config.action_space,
+        torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
+        torch.stack([statistics.accel_std, statistics.curvature_std]).cpu(),
+    )
+    eager = EagerEngine(network, checkpoint.config, where, PRECISIONS[name], name)
+    return Model(checkpoint, eager, tokenizer, unicycle)
+
+
+def check_engine(engine: str) -> None:
+    """Refuse an engine that does not exist or is not in this version."""
+    if engine not in ENGINES:
+        raise EngineError(f"engine: {engine!r}, expected one of {', '.join(ENGINES)}")
+    if engine not in ("auto", "eager"):
+        raise EngineError(f"engine: {engine} is not part of this version, expected eager")
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    if precision == "auto":
+        return "fp32" if device.type == "cpu" else "bf16"
+    if precision in LATER_PRECISIONS:
+        raise EngineError(f"precision: {precision} is not part of this version, expected {', '.join(PRECISIONS)}")
+    if precision not in PRECISIONS:
+        raise EngineError(f"precision: {precision!r}, expected auto, {', '.join(PRECISIONS)}")
+    return precision
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise EngineError(f"device: {device!r}, expected auto, cpu, cuda or cuda:N") from None
+    if where.type not in ("cpu", "cuda"):
+        raise EngineError(f"device: {device!r} is not supported, expected auto, cpu, cuda or cuda:N")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"device: {device}, but {torch.cuda.device_count()} CUDA device(s) are here")
+    return where

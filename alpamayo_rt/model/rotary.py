@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary positions: three-component (M-RoPE) for text and expert, two-dimensional for vision."""
+
+from __future__ import annotations
+
+import torch
+
+from alpamayo_rt.config import TextConfig
+
+
+def inverse_frequencies(dim: int, theta: float, device: torch.device) -> torch.Tensor:
+    """θ^(−2j/dim) for j = 0 … dim/2 − 1, float32."""
+    exponent = torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
+    return 1.0 / (theta**exponent)
+
+
+def mrope_cos_sin(positions: torch.Tensor, config: TextConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines for three-component positions, with the frequencies interleaved (Qwen3-VL).
+
+    Args:
+        positions: (3, N) integers: time, height, width.
+        config: gives head dim, θ and the sections.
+
+    Returns:
+        Two (N, head_dim) float32 tensors.
+    """
+    half = config.head_dim // 2
+    component = torch.zeros(half, dtype=torch.long, device=positions.device)
+    for axis in (1, 2):
+        component[axis : 3 * config.mrope_section[axis] : 3] = axis
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta, positions.device)
+    angles = positions.float()[component].T * frequencies
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate the halves of the last dimension, in float32, and cast back.
+
+    `cos` and `sin` (N, dim) broadcast against x (…, N, dim).
+    """
+    x32 = x.float()
+    first, second = x32.chunk(2, -1)
+    return (x32 * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)

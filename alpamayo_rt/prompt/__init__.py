@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a `Sample` to what the network reads: token ids, image patches, positions."""

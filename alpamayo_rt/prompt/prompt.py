@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the `Prompt` of a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.errors import InputError
+from alpamayo_rt.prompt.history import history_bins
+from alpamayo_rt.prompt.images import preprocess
+from alpamayo_rt.prompt.layout import prompt_text
+from alpamayo_rt.prompt.positions import mrope_positions
+from alpamayo_rt.prompt.tokenizer import IMAGE_PAD, PromptTokenizer
+from alpamayo_rt.sample.sample import Sample
+
+
+@dataclass(frozen=True)
+class Images:
+    """Patches (P, 1536) float32 of all images and their grid (N, 3) int64 (on the CPU)."""
+
+    pixel_values: torch.Tensor
+    grid: torch.Tensor
+
+    def merged_grids(self, merge: int) -> list[tuple[int, int]]:
+        """(rows, columns) of each image's tokens."""
+        return [(int(h) // merge, int(w) // merge) for _, h, w in self.grid.tolist()]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the language model reads before it writes.
+
+    Attributes:
+        text: the layout, one placeholder an image.
+        text_ids: (L,) int64, history placeholders still in it.
+        ids: (L,) int64, history tokens in place.
+        positions: (3, L) int64.
+        rope_delta: a generated token at index n has position n + rope_delta.
+        image_slots: (M,) indices of the image tokens.
+    """
+
+    text: str
+    text_ids: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
+    rope_delta: int
+    image_slots: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def prepare_images(sample: Sample, config: ModelConfig, device: torch.device) -> Images:
+    """Resize, normalize and cut the sample's frames on `device`, or take its prepared patches."""
+    if sample.prepared is not None:
+        merge = config.vision.merge_size
+        if bool((sample.prepared.image_grid_thw[:, 1:] % merge).any()):
+            raise InputError(f"image_grid_thw: expected patch rows and columns in multiples of {merge}")
+        return Images(sample.prepared.pixel_values.float().to(device), sample.prepared.image_grid_thw.cpu())
+    assert sample.frames is not None
+    pixels, grid = preprocess(sample.frames.flatten(0, 1).to(device), config.min_pixels, config.max_pixels)
+    return Images(pixels, grid)
+
+
+def check_request(sample: Sample, config: ModelConfig, tokenizer: PromptTokenizer) -> None:
+    """Refuse what the family has no place for, before any work is done.
+
+    Raises:
+        InputError: names the field.
+    """
+    family = config.family
+    if sample.question is not None and not family.takes_question:
+        raise InputError(f"question: {family.title} answers no questions, expected none")
+    if sample.navigation is not None and not family.takes_navigation:
+        raise InputError(f"nav_text: {family.title} takes no navigation, expected none")
+    if sample.question is not None and sample.navigation is not None:
+        raise InputError("question: given with nav_text, expected one or the other")
+    if sample.question is None and sample.history_xyz is None:
+        raise InputError("ego_history_xyz: missing, expected 16 poses (only a question needs no history)")
+    for field, text in (("nav_text", sample.navigation), ("question", sample.question)):
+        stray = tokenizer.stray_token(text) if text is not None else None
+        if stray is not None:
+            raise InputError(f"{field}: holds the model's own token {stray}, expected plain text")
+
+
+def build_prompt(sample: Sample, images: Images, config: ModelConfig, tokenizer: PromptTokenizer) -> Prompt:
+    """The prompt of a sample.
+
+    Raises:
+        InputError: the family has no place for what the sample asks, or a text holds special tokens.
+    """
+    check_request(sample, config, tokenizer)
+    text = prompt_text(
+        config, sample.camera_indices, sample.frames_per_camera, sample.navigation, sample.question
+    )
+    grids = images.merged_grids(config.vision.merge_size)
+    pieces = text.split(IMAGE_PAD)
+    expanded = pieces[0] + "".join(
+        IMAGE_PAD * (rows * columns) + piece for (rows, columns), piece in zip(grids, pieces[1:], strict=True)
+    )
+    text_ids = torch.tensor(tokenizer.encode(expanded))
+    ids = text_ids
+    if sample.question is None:
+        assert sample.history_xyz is not None
+        bins = history_bins(sample.history_xyz, config.history)
+        if len(bins) != config.history.num_tokens:
+            raise InputError(f"ego_history_xyz: gives {len(bins)} tokens, expected {config.history.num_tokens}")
+        ids = text_ids.masked_scatter(text_ids == tokenizer.history, bins + config.history.first_id)
+    positions, rope_delta = mrope_positions(ids.tolist(), tokenizer.image_pad, grids)
+    image_slots = (ids == tokenizer.image_pad).nonzero()[:, 0]
+    return Prompt(text, text_ids, ids, positions, rope_delta, image_slots)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an inference gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from alpamayo_rt.action.unicycle import yaw_of
+from alpamayo_rt.engine.hand_off import HandOff
+from alpamayo_rt.prompt.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The intermediate values that a cache dump keeps."""
+
+    prompt: Prompt
+    hand_off: HandOff
+    noise: torch.Tensor
+    action: torch.Tensor
+    steps: int
+    unguided_prompt: Prompt | None = None
+    unguided: HandOff | None = None
+    guidance_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Answer to one sample; all tensors are float32 on the CPU.
+
+    Attributes:
+        reasoning: one text a sequence (1, or K in multi-sequence mode); empty for a question.
+        generated_token_ids: what each sequence wrote.
+        stop_reasons: `finished`, `no_trajectory_token` or `limit`, one a sequence.
+        prompt_tokens: length of the prompt.
+        seed: of noise and sampling.
+        milliseconds: by stage, and `total`.
+        trajectories: (K, W, 3) metres in the ego frame at t0; None for a question, as the next two.
+        rotations: (K, W, 3, 3).
+        actions: (K, W, 2) acceleration m/s² and curvature 1/m.
+        answer: the answer to a question.
+    """
+
+    reasoning: list[str]
+    generated_token_ids: list[list[int]]
+    stop_reasons: list[str]
+    prompt_tokens: int
+    seed: int
+    milliseconds: dict[str, float]
+    trajectories: torch.Tensor | None = None
+    rotations: torch.Tensor | None = None
+    actions: torch.Tensor | None = None
+    answer: str | None = None
+    trace: Trace | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of a response in the result file (docs/formats.md)."""
+        out: dict[str, object] = {
+            "reasoning": self.reasoning,
+            "generated_token_ids": self.generated_token_ids,
+            "stop_reasons": self.stop_reasons,
+        }
+        if self.answer is not None:
+            out["answer"] = self.answer
+        if self.trajectories is not None and self.rotations is not None and self.actions is not None:
+            actions = _rounded(self.actions, 6)
+            out["trajectories"] = _rounded(self.trajectories, 5)
+            out["yaw"] = _rounded(yaw_of(self.rotations), 6)
+            out["actions"] = actions
+            out["output_trajectory"] = actions
+        out["prompt_tokens"] = self.prompt_tokens
+        out["seed"] = self.seed
+        out["milliseconds"] = {stage: round(ms, 3) for stage, ms in self.milliseconds.items()}
+        return out
+
+
+def _rounded(values: torch.Tensor, digits: int) -> list:
+    # Through float64: float32 values would be written with digits that they do not have.
+    return torch.round(values.double(), decimals=digits).tolist()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the comparison: an error, its bound, and whether it holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+PIXEL_LEVEL = 2 / 255
+PIXEL_MEAN = 1e-3
+ACTION_ABSOLUTE = 2e-4
+LOOSE = 20.0
+"""Factor on chained bounds where the image processor differs by an 8-bit level (another CPU's rounding)."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Relative L2 bounds of one precision."""
+
+    vision: float
+    logits: float
+    cache: float
+    velocity: float
+    action: float
+    trajectory: float
+
+
+BOUNDS = {
+    "fp32": Bounds(vision=1e-4, logits=1e-4, cache=1e-4, velocity=1e-3, action=1e-3, trajectory=1e-3),
+    # Measured on the reference cases and doubled (docs/accuracy.md).
+    "fp16": Bounds(vision=1e-2, logits=1e-2, cache=1e-2, velocity=5e-2, action=5e-2, trajectory=5e-2),
+    "bf16": Bounds(vision=5e-2, logits=5e-2, cache=5e-2, velocity=2e-1, action=2e-1, trajectory=2e-1),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        case: its name.
+        quantity: name of the array, or of a part of it.
+        source: `fed` (with recorded inputs) or `chained` (from the frames).
+        metric: what `error` is.
+        error: inf where shapes differ or a value is not finite.
+        bound: the largest error that passes.
+    """
+
+    case: str
+    quantity: str
+    source: str
+    metric: str
+    error: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its bound."""
+        return self.error <= self.bound
+
+
+@dataclass
+class Report:
+    """Collects the rows of one case."""
+
+    case: str
+    bounds: Bounds
+    rows: list[Row] = field(default_factory=list)
+    chained_factor: float = 1.0
+
+    def add(self, quantity: str, source: str, metric: str, error: float, bound: float) -> None:
+        """Add a row; chained float comparisons get their wider bound where one is due."""
+        if source == "chained" and metric == RELATIVE:
+            bound *= self.chained_factor
+        self.rows.append(Row(self.case, quantity, source, metric, error, bound))
+
+    def relative(self, quantity: str, source: str, ours: torch.Tensor, recorded: torch.Tensor, bound: float) -> None:
+        """Relative L2 distance."""
+        self.add(quantity, source, RELATIVE, relative_l2(ours, recorded), bound)
+
+    def absolute(self, quantity: str, source: str, ours: torch.Tensor, recorded: torch.Tensor, bound: float) -> None:
+        """Largest absolute difference."""
+        self.add(quantity, source, "max abs", _max_abs(ours, recorded), bound)
+
+    def equal(self, quantity: str, source: str, ours: object, recorded: object) -> None:
+        """Number of differing elements."""
+        if isinstance(ours, torch.Tensor) and isinstance(recorded, torch.Tensor):
+            same_shape = ours.shape == recorded.shape
+            error = float((ours.cpu() != recorded.cpu()).sum()) if same_shape else math.inf
+        else:
+            error = 0.0 if ours == recorded else 1.0
+        self.add(quantity, source, "differing", error, 0.0)
+
+
+RELATIVE = "relative L2"
+
+
+def relative_l2(ours: torch.Tensor, recorded: torch.Tensor) -> float:
+    """‖ours − recorded‖ / ‖recorded‖ in float64; inf where it makes no sense."""
+    if ours.shape != recorded.shape:
+        return math.inf
+    a, b = ours.cpu().double(), recorded.cpu().double()
+    difference, size = float((a - b).norm()), float(b.norm())
+    if not math.isfinite(difference):
+        return math.inf
+    if size == 0:
+        return 0.0 if difference == 0 else math.inf
+    return difference / size
+
+
+def _max_abs(ours: torch.Tensor, recorded: torch.Tensor) -> float:
+    if ours.shape != recorded.shape:
+        return math.inf
+    error = float((ours.cpu().double() - recorded.cpu().double()).abs().max())
+    return error if math.isfinite(error) else math.inf

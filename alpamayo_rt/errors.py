@@ -16,3 +16,7 @@ class ModelError(AlpamayoError):
 
 class EngineError(AlpamayoError):
     """The chosen engine, device or precision is not available here; the run cannot start."""
+
+
+class DatasetError(AlpamayoError):
+    """A clip dataset cannot be opened or written at all; the run cannot start."""

@@ -150,9 +150,10 @@ def _module_name(name: str, config: ModelConfig) -> str | None:
 
 def _slots(network: nn.Module, config: ModelConfig) -> dict[str, torch.Tensor]:
     """Module tensor name → the tensor of the network that the checkpoint has to fill."""
-    slots = dict(network.named_parameters())
+    slots: dict[str, torch.Tensor] = {}
+    slots.update(network.named_parameters())
     if config.family.stored_statistics:
-        slots |= dict(network.named_buffers())
+        slots.update(network.named_buffers())
     return slots
 
 

@@ -171,19 +171,19 @@ class _Fields:
             raise ModelError(f"{self.where}.{name}: missing")
         return value
 
-    def int(self, name: str, default: int | None = None) -> int:
+    def whole(self, name: str, default: int | None = None) -> int:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ModelError(f"{self.where}.{name}: {value!r}, expected a whole number")
         return value
 
-    def float(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ModelError(f"{self.where}.{name}: {value!r}, expected a number")
         return float(value)
 
-    def floats(self, name: str, n: int, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+    def numbers(self, name: str, n: int, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
         value = self._get(name, default)
         if not isinstance(value, list | tuple) or len(value) != n:
             raise ModelError(f"{self.where}.{name}: {value!r}, expected {n} numbers")
@@ -215,10 +215,10 @@ def parse_model_config(folder: Path, raw: Mapping[str, Any], backbone_raw: Mappi
     diffusion.expect("int_method", "euler", "euler")
     vlm = _Fields(backbone_raw, f"{raw.get('vlm_name_or_path')}/config.json")
     text = dict(vlm.sub("text_config").raw)
-    text["vocab_size"] = top.int("vocab_size")
+    text["vocab_size"] = top.whole("vocab_size")
     expert = text | dict(top.sub("expert_cfg").raw)
     space = _action_space(top.sub("action_space_cfg"))
-    traj_start = top.int("traj_token_start_idx")
+    traj_start = top.whole("traj_token_start_idx")
     ids = {name: value for name, value in top.sub("traj_token_ids").raw.items() if isinstance(value, int)}
     parsed = ModelConfig(
         family=family,
@@ -230,11 +230,11 @@ def parse_model_config(folder: Path, raw: Mapping[str, Any], backbone_raw: Mappi
         action_in=_action_in(top.sub("action_in_proj_cfg")),
         action_space=space,
         history=_history(top, traj_start),
-        num_diffusion_steps=diffusion.int("num_inference_steps", 10),
-        min_pixels=top.int("min_pixels", RELEASED_MIN_PIXELS),
-        max_pixels=top.int("max_pixels", RELEASED_MAX_PIXELS),
+        num_diffusion_steps=diffusion.whole("num_inference_steps", 10),
+        min_pixels=top.whole("min_pixels", RELEASED_MIN_PIXELS),
+        max_pixels=top.whole("max_pixels", RELEASED_MAX_PIXELS),
         traj_token_start=traj_start,
-        traj_vocab_size=top.int("traj_vocab_size"),
+        traj_vocab_size=top.whole("traj_vocab_size"),
         traj_token_ids=ids,
         camera_labels=family.labels_images and bool(raw.get("include_camera_ids", True)),
         frame_labels=family.labels_images and bool(raw.get("include_frame_nums", True)),
@@ -257,7 +257,9 @@ def _check(config: ModelConfig, path: Path) -> None:
             f"the language model takes {language.hidden_size}"
         )
     if not 0 < config.min_pixels <= config.max_pixels:
-        raise ModelError(f"{path}: min_pixels {config.min_pixels} and max_pixels {config.max_pixels} allow no image")
+        raise ModelError(
+            f"{path}: min_pixels {config.min_pixels} and max_pixels {config.max_pixels} allow no image"
+        )
 
 
 def _vision(f: _Fields) -> VisionConfig:
@@ -266,17 +268,17 @@ def _vision(f: _Fields) -> VisionConfig:
     if not isinstance(taps, list):
         raise ModelError(f"{f.where}.deepstack_visual_indexes: {taps!r}, expected a list of block numbers")
     return VisionConfig(
-        depth=f.int("depth"),
-        hidden_size=f.int("hidden_size"),
-        num_heads=f.int("num_heads"),
-        intermediate_size=f.int("intermediate_size"),
-        out_hidden_size=f.int("out_hidden_size"),
-        num_position_embeddings=f.int("num_position_embeddings"),
+        depth=f.whole("depth"),
+        hidden_size=f.whole("hidden_size"),
+        num_heads=f.whole("num_heads"),
+        intermediate_size=f.whole("intermediate_size"),
+        out_hidden_size=f.whole("out_hidden_size"),
+        num_position_embeddings=f.whole("num_position_embeddings"),
         deepstack_layers=tuple(int(i) for i in taps),
-        in_channels=f.int("in_channels", 3),
-        patch_size=f.int("patch_size"),
-        temporal_patch_size=f.int("temporal_patch_size"),
-        merge_size=f.int("spatial_merge_size"),
+        in_channels=f.whole("in_channels", 3),
+        patch_size=f.whole("patch_size"),
+        temporal_patch_size=f.whole("temporal_patch_size"),
+        merge_size=f.whole("spatial_merge_size"),
     )
 
 
@@ -297,40 +299,40 @@ def _text(f: _Fields) -> TextConfig:
     if not isinstance(eos, int):
         raise ModelError(f"{f.where}.eos_token_id: {eos!r}, expected a token id")
     return TextConfig(
-        num_layers=f.int("num_hidden_layers"),
-        hidden_size=f.int("hidden_size"),
-        num_heads=f.int("num_attention_heads"),
-        num_kv_heads=f.int("num_key_value_heads"),
-        head_dim=f.int("head_dim"),
-        intermediate_size=f.int("intermediate_size"),
-        rms_norm_eps=f.float("rms_norm_eps"),
+        num_layers=f.whole("num_hidden_layers"),
+        hidden_size=f.whole("hidden_size"),
+        num_heads=f.whole("num_attention_heads"),
+        num_kv_heads=f.whole("num_key_value_heads"),
+        head_dim=f.whole("head_dim"),
+        intermediate_size=f.whole("intermediate_size"),
+        rms_norm_eps=f.number("rms_norm_eps"),
         rope_theta=float(theta),
         mrope_section=(int(section[0]), int(section[1]), int(section[2])),
-        vocab_size=f.int("vocab_size"),
+        vocab_size=f.whole("vocab_size"),
         eos_token_id=eos,
     )
 
 
 def _action_in(f: _Fields) -> ActionInConfig:
     return ActionInConfig(
-        hidden_size=f.int("hidden_size"),
-        num_enc_layers=f.int("num_enc_layers"),
-        num_fourier_feats=f.int("num_fourier_feats"),
-        max_freq=f.float("max_freq"),
+        hidden_size=f.whole("hidden_size"),
+        num_enc_layers=f.whole("num_enc_layers"),
+        num_fourier_feats=f.whole("num_fourier_feats"),
+        max_freq=f.number("max_freq"),
     )
 
 
 def _action_space(f: _Fields) -> ActionSpaceConfig:
-    accel, curvature = f.floats("accel_bounds", 2), f.floats("curvature_bounds", 2)
+    accel, curvature = f.numbers("accel_bounds", 2), f.numbers("curvature_bounds", 2)
     numbers = {
-        name: f.float(name)
+        name: f.number(name)
         for name in (
             "dt", "accel_mean", "accel_std", "curvature_mean", "curvature_std", "a_lambda", "a_ridge",
             "kappa_lambda", "kappa_ridge", "theta_lambda", "theta_ridge", "v_lambda", "v_ridge",
         )
     }  # fmt: skip
     return ActionSpaceConfig(
-        n_waypoints=f.int("n_waypoints"),
+        n_waypoints=f.whole("n_waypoints"),
         accel_bounds=(accel[0], accel[1]),
         curvature_bounds=(curvature[0], curvature[1]),
         **numbers,
@@ -340,12 +342,12 @@ def _action_space(f: _Fields) -> ActionSpaceConfig:
 def _history(top: _Fields, traj_start: int) -> HistoryTokensConfig:
     f = top.sub("hist_traj_tokenizer_cfg")
     f.expect("predict_yaw", False, False)
-    low, high = f.floats("ego_xyz_min", 3, (-4, -4, -10)), f.floats("ego_xyz_max", 3, (4, 4, 10))
+    low, high = f.numbers("ego_xyz_min", 3, (-4, -4, -10)), f.numbers("ego_xyz_max", 3, (4, 4, 10))
     # The bins of the future come first in the trajectory vocabulary, those of the history after them.
     return HistoryTokensConfig(
-        first_id=traj_start + top.sub("traj_tokenizer_cfg").int("num_bins"),
-        num_bins=f.int("num_bins", 1000),
+        first_id=traj_start + top.sub("traj_tokenizer_cfg").whole("num_bins"),
+        num_bins=f.whole("num_bins", 1000),
         low=(low[0], low[1], low[2]),
         high=(high[0], high[1], high[2]),
-        num_tokens=top.int("tokens_per_history_traj"),
+        num_tokens=top.whole("tokens_per_history_traj"),
     )

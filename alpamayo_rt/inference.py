@@ -53,9 +53,7 @@ class Model:
         unicycle: actions ↔ trajectories.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, engine: Engine, tokenizer: PromptTokenizer, unicycle: Unicycle
-    ):
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, tokenizer: PromptTokenizer, unicycle: Unicycle):
         self.checkpoint, self.engine = checkpoint, engine
         self.tokenizer, self.unicycle = tokenizer, unicycle
         self.config = checkpoint.config
@@ -123,9 +121,7 @@ class Model:
             return StopRule(None, None, end)
         return StopRule((first, first + self.config.traj_vocab_size), self.tokenizer.future_start, end)
 
-    def _answer(
-        self, prompt: Prompt, features: VisionFeatures, settings: Settings, watch: Stopwatch
-    ) -> Result:
+    def _answer(self, prompt: Prompt, features: VisionFeatures, settings: Settings, watch: Stopwatch) -> Result:
         rule = self.stop_rule(question=True)
         cache, logits = self.engine.prefill(prompt, features, settings.max_generate_length)
         watch.lap("prefill")
@@ -161,9 +157,7 @@ class Model:
         handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
         unguided_prompt = unguided = None
         if settings.guidance_weight is not None:
-            unguided_prompt, unguided = self.unguided_hand_off(
-                sample, images, features, rollout.tokens, reads
-            )
+            unguided_prompt, unguided = self.unguided_hand_off(sample, images, features, rollout.tokens, reads)
             watch.lap("prefill")
         noise = draw_noise(k, waypoints, settings.seed) if noise is None else _check_noise(noise, k, waypoints)
         weight = settings.guidance_weight
@@ -208,7 +202,11 @@ class Model:
             reads: the sequence of each candidate.
         """
         plain = Sample(
-            sample.frames, sample.camera_indices, sample.history_xyz, sample.history_rot, prepared=sample.prepared
+            sample.frames,
+            sample.camera_indices,
+            sample.history_xyz,
+            sample.history_rot,
+            prepared=sample.prepared,
         )
         prompt = build_prompt(plain, images, self.config, self.tokenizer)
         closing, waypoints = self.tokenizer.future_start, self.config.action_space.n_waypoints

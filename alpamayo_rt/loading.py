@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from alpamayo_rt.action.unicycle import Unicycle
-from alpamayo_rt.checkpoint import open_checkpoint, load_network
+from alpamayo_rt.checkpoint import load_network, open_checkpoint
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.inference import Model
@@ -67,7 +67,9 @@ def _precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "fp32" if device.type == "cpu" else "bf16"
     if precision in LATER_PRECISIONS:
-        raise EngineError(f"precision: {precision} is not part of this version, expected {', '.join(PRECISIONS)}")
+        raise EngineError(
+            f"precision: {precision} is not part of this version, expected {', '.join(PRECISIONS)}"
+        )
     if precision not in PRECISIONS:
         raise EngineError(f"precision: {precision!r}, expected auto, {', '.join(PRECISIONS)}")
     return precision

@@ -26,7 +26,7 @@ FINISHED, NO_TRAJECTORY_TOKEN, LIMIT = "finished", "no_trajectory_token", "limit
 
 @dataclass
 class Rollout:
-    """What was said: tokens of each sequence (without the discarded one after the closing token), and why it ended."""
+    """Tokens of each sequence (without the discarded one after the closing token), and why it ended."""
 
     tokens: list[list[int]]
     stop_reasons: list[str]

@@ -18,7 +18,8 @@ class HandOff:
     Attributes:
         cache: the language model's cache.
         sequences: (K,) the sequence that each candidate reads.
-        offsets: (K,) tokens of that sequence, prompt included, that it may attend to; its positions go on there.
+        offsets: (K,) tokens of that sequence, prompt included, that it may attend to; its positions go on
+            there.
         attended: (K, slots) bool.
         position_ids: (3, K, W) int64.
     """
@@ -32,11 +33,15 @@ class HandOff:
 
 def reasoning_length(tokens: Sequence[int], closing: int | None) -> int:
     """Tokens up to and including the first `closing`, or all of them."""
-    return list(tokens).index(closing) + 1 if closing in tokens else len(tokens)
+    return next((i + 1 for i, token in enumerate(tokens) if token == closing), len(tokens))
 
 
 def hand_off(
-    cache: KvCache, tokens: Sequence[Sequence[int]], sequences: Sequence[int], closing: int | None, waypoints: int
+    cache: KvCache,
+    tokens: Sequence[Sequence[int]],
+    sequences: Sequence[int],
+    closing: int | None,
+    waypoints: int,
 ) -> HandOff:
     """Build the hand-off (formulas "Language model and expert layers").
 

@@ -72,7 +72,7 @@ def choose(
         logits[:, masked[0] : masked[1]] = -torch.inf
     if sampling.greedy:
         return logits.argmax(-1)
-    ordered, ids = (logits / sampling.temperature).sort(-1, descending=True, stable=True)
+    ordered, ids = (logits / sampling.temperature).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k is not None and sampling.top_k < ordered.shape[1]:
         # Ties with the k-th value stay, as in the reference's library.
         ordered = ordered.masked_fill(ordered < ordered[:, sampling.top_k - 1, None], -torch.inf)

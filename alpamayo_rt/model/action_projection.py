@@ -35,7 +35,7 @@ class FourierFeatures(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Linear → SiLU, then RMSNorm → Linear (→ SiLU) per further layer; `trunk` holds them in the checkpoint's order."""
+    """Linear → SiLU, then RMSNorm → Linear (→ SiLU) per further layer, in the checkpoint's order."""
 
     def __init__(self, features: int, c: ActionInConfig, out: int):
         super().__init__()

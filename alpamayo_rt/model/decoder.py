@@ -123,6 +123,6 @@ class Decoder(nn.Module):
         """
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, attend, i)
-            if i < len(deepstack):
+            if i < len(deepstack) and image_slots is not None:
                 x = x.index_add(0, image_slots, deepstack[i])
         return self.norm(x)

@@ -19,9 +19,7 @@ class LanguageModel(Decoder):
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
         self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
 
-    def embed(
-        self, ids: torch.Tensor, image_slots: torch.Tensor, image_embeds: torch.Tensor
-    ) -> torch.Tensor:
+    def embed(self, ids: torch.Tensor, image_slots: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """Embeddings (N, hidden) of ids (N,), with the vision tower's tokens in the image slots."""
         return self.embed_tokens(ids).index_copy(0, image_slots, image_embeds)
 

@@ -147,9 +147,7 @@ class VisionTower(nn.Module):
         frequencies = inverse_frequencies(head_dim // 2, _ROPE_THETA, device)
         row = torch.arange(rows, device=device).float()[:, None] * frequencies
         column = torch.arange(columns, device=device).float()[:, None] * frequencies
-        grid = torch.cat(
-            [row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], -1
-        )
+        grid = torch.cat([row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], -1)
         angles = self._block_order(grid).repeat(1, 2)
         return angles.cos(), angles.sin()
 

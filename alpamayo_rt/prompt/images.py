@@ -28,7 +28,9 @@ def smart_resize(
         InputError: the image is thinner than the model's image processor accepts.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise InputError(f"frames: image of {height}×{width}, expected an aspect ratio below {MAX_ASPECT_RATIO}")
+        raise InputError(
+            f"frames: image of {height}×{width}, expected an aspect ratio below {MAX_ASPECT_RATIO}"
+        )
     rows = round(height / multiple) * multiple
     columns = round(width / multiple) * multiple
     if rows * columns > max_pixels:
@@ -86,7 +88,9 @@ def _resize_last(images: torch.Tensor, size: int) -> torch.Tensor:
         return images
     first, weights, precision = _taps(images.shape[-1], size)
     first, weights = first.to(images.device), weights.to(images.device)
-    total = torch.full((*images.shape[:-1], size), 1 << (precision - 1), dtype=torch.int32, device=images.device)
+    total = torch.full(
+        (*images.shape[:-1], size), 1 << (precision - 1), dtype=torch.int32, device=images.device
+    )
     for tap in range(weights.shape[1]):
         # Rows shorter than the widest one have zero weights there; any index inside the image will do.
         index = (first + tap).clamp(max=images.shape[-1] - 1)

@@ -75,9 +75,7 @@ class ClipDataset:
         if any(feature not in self._kit.features.ALL for feature in features):
             return ()
         complete = {
-            chunk
-            for chunk in index["chunk"].unique()
-            if all(self._chunk(chunk, f).is_file() for f in features)
+            chunk for chunk in index["chunk"].unique() if all(self._chunk(chunk, f).is_file() for f in features)
         }
         here = index["chunk"].isin(complete)
         for feature in features:
@@ -223,9 +221,7 @@ class ClipDataset:
     ) -> list[Any]:
         # Reading and decoding release the interpreter lock, so a thread a camera is a camera's time in all.
         with ThreadPoolExecutor(len(features)) as pool:
-            return list(
-                pool.map(lambda f, item: _guarded(lambda: work(f, item), clip_id, f), features, items)
-            )
+            return list(pool.map(lambda f, item: _guarded(lambda: work(f, item), clip_id, f), features, items))
 
 
 def _t0_range_us(egomotion: Any, videos: list[Any], num_frames: int, need_future: bool) -> tuple[int, int]:

@@ -53,14 +53,10 @@ def find_revision(root: Path, revision: str | None = None) -> str:
         raise DatasetError(f"dataset_root: no folder {root}, expected a Hugging Face hub cache")
     repo = repo_folder(root)
     if not repo.is_dir():
-        raise DatasetError(
-            f"dataset_root: {root} holds no {REPO_FOLDER}, expected a hub cache with {REPO_ID}"
-        )
+        raise DatasetError(f"dataset_root: {root} holds no {REPO_FOLDER}, expected a hub cache with {REPO_ID}")
     here = sorted(path.parent.name for path in repo.glob("snapshots/*/features.csv"))
     if not here:
-        raise DatasetError(
-            f"dataset_root: {repo} holds no snapshot with a features.csv, fetch {REPO_ID} first"
-        )
+        raise DatasetError(f"dataset_root: {repo} holds no snapshot with a features.csv, fetch {REPO_ID} first")
     for name in [revision] if revision is not None else ["main"]:
         reference = repo / "refs" / name
         commit = reference.read_text().strip() if reference.is_file() else name

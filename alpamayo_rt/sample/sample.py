@@ -63,7 +63,9 @@ class Sample:
             raise InputError("frames: give either frames or prepared images, not both and not neither")
         if prepared is not None:
             _check_prepared(prepared, len(self.camera_indices))
-        self.history_xyz = None if history_xyz is None else _history(history_xyz, "history_xyz", (HISTORY_POSES, 3))
+        self.history_xyz = (
+            None if history_xyz is None else _history(history_xyz, "history_xyz", (HISTORY_POSES, 3))
+        )
         self.history_rot = None if history_rot is None else _rotations(history_rot)
         if (self.history_xyz is None) != (self.history_rot is None):
             missing = "history_xyz" if self.history_xyz is None else "history_rot"
@@ -156,7 +158,9 @@ def _rotations(value: object) -> torch.Tensor:
     rot = _history(value, "history_rot", (HISTORY_POSES, 3, 3))
     worst = (rot @ rot.transpose(1, 2) - torch.eye(3)).abs().amax().item()
     if worst > 1e-2 or bool((torch.linalg.det(rot) < 0).any()):
-        raise InputError(f"history_rot: not rotations (R·Rᵀ differs from the identity by {worst:.2g}), expected below 0.01")
+        raise InputError(
+            f"history_rot: not rotations (R·Rᵀ differs from the identity by {worst:.2g}), expected below 0.01"
+        )
     return rot
 
 

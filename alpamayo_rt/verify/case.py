@@ -13,6 +13,7 @@ import torch
 
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.errors import InputError
+from alpamayo_rt.families import CAMERA_NAMES
 from alpamayo_rt.prompt.layout import QUESTION_END, QUESTION_START, ROUTE_END, ROUTE_START
 from alpamayo_rt.sample.sample import Sample
 
@@ -85,12 +86,14 @@ class Case:
     @property
     def guidance_weight(self) -> float:
         """w of the guidance."""
-        return float(self.diffusion.get("inference_guidance_weight", self.sampling.get("inference_guidance_weight", 1)))
+        return float(
+            self.diffusion.get("inference_guidance_weight", self.sampling.get("inference_guidance_weight", 1))
+        )
 
     def sample(self) -> Sample:
         """The sample that was recorded."""
         frames = self["frames"]
-        cameras = self["camera_indices"] if "camera_indices" in self else torch.tensor([0])
+        cameras = self["camera_indices"] if "camera_indices" in self else torch.tensor(self._labelled_cameras())
         if frames.ndim != 4 or len(frames) % max(len(cameras), 1):
             raise InputError(f"{self.path}: frames {tuple(frames.shape)} cannot be divided over the cameras")
         history = {}
@@ -107,6 +110,11 @@ class Case:
             question=self.question,
             **history,
         )
+
+    def _labelled_cameras(self) -> list[int]:
+        """The cameras whose labels stand in the prompt; the first one where there are no labels."""
+        found = [(self.prompt.find(f"{name}: "), camera) for camera, name in enumerate(CAMERA_NAMES)]
+        return [camera for place, camera in sorted(found) if place >= 0] or [0]
 
     def limits(self, config: ModelConfig) -> dict[str, int]:
         """Pixel limits: those of the case over those of the config."""

@@ -15,7 +15,7 @@ from alpamayo_rt.prompt.history import history_bins
 from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, prepare_images
 from alpamayo_rt.verify.case import Case
 from alpamayo_rt.verify.driving import check_driving
-from alpamayo_rt.verify.rows import ACTION_ABSOLUTE, BOUNDS, LOOSE, PIXEL_LEVEL, PIXEL_MEAN, Report, Row
+from alpamayo_rt.verify.rows import BOUNDS, LOOSE, PIXEL_LEVEL, PIXEL_MEAN, Report, Row
 
 
 @torch.inference_mode()
@@ -95,8 +95,8 @@ def _check_action(model: Model, case: Case, report: Report) -> None:
     ours_xyz, ours_rot = unicycle.integrate(case["action"], xyz, rot)
     report.relative("traj_xyz", "fed", ours_xyz, case["traj_xyz"], bound)
     report.relative("traj_rot", "fed", ours_rot, case["traj_rot"], bound)
-    report.absolute("v0", "fed", unicycle.initial_speed(xyz, rot), case["v0"], ACTION_ABSOLUTE)
+    report.absolute("v0", "fed", unicycle.initial_speed(xyz, rot), case["v0"], report.bounds.inverse)
     inverse = unicycle.inverse(xyz, rot, case["traj_xyz"], case["traj_rot"])
-    report.absolute("action_from_traj", "fed", inverse, case["action_from_traj"], ACTION_ABSOLUTE)
+    report.absolute("action_from_traj", "fed", inverse, case["action_from_traj"], report.bounds.inverse)
     bins = history_bins(xyz, model.config.history)
     report.equal("history_tokens", "fed", bins, case["history_tokens"])

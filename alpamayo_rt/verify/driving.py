@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparisons of a driving case: vision, prefill, cache, hand-off, flow, trajectory; each fed and chained."""
+"""The comparisons of a driving case, from vision to trajectory, each fed and chained."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ class _Driving:
     """The parts of one driving case; a class so that the many recorded quantities need no long signatures."""
 
     def __init__(self, model: Model, case: Case, prompt: Prompt, report: Report):
-        self.model, self.engine, self.case, self.prompt, self.report = model, model.engine, case, prompt, report
+        self.model, self.engine, self.case, self.prompt, self.report = (
+            model,
+            model.engine,
+            case,
+            prompt,
+            report,
+        )
         self.rule = model.stop_rule(question=False)
         self.sequences = case["sequences"]
         self.rows = len(self.sequences)
@@ -98,7 +104,9 @@ class _Driving:
         """Prefill, rollout or forced tokens, cache, hand-off; and the cache without navigation."""
         case, engine = self.case, self.engine
         greedy = not self.forced
-        room = (1 if greedy else self.rows) * max(case.limit, self.sequences.shape[1]) + self.rows * self.waypoints
+        room = (1 if greedy else self.rows) * max(
+            case.limit, self.sequences.shape[1]
+        ) + self.rows * self.waypoints
         cache, logits = engine.prefill(self.prompt, features, room)
         self.report.relative(
             "prefill_last_logits", source, logits.expand(self.rows, -1), case["prefill_last_logits"],
@@ -115,7 +123,9 @@ class _Driving:
         self._check_hand_off("expert_", handed, source)
         without = None
         if self.guided or "unguided_kv_keys" in case:
-            said = [row[: reasoning_length(row, self.rule.closing)] for row in self.tokens] if greedy else tokens
+            said = (
+                [row[: reasoning_length(row, self.rule.closing)] for row in self.tokens] if greedy else tokens
+            )
             prompt, without = self.model.unguided_hand_off(
                 case.sample(), images, features, said[:1] if greedy else said, reads
             )
@@ -140,7 +150,10 @@ class _Driving:
         keys, values = self.case[f"{prefix}_keys"], self.case[f"{prefix}_values"]
         slots = [cache.sequence_slots(sequence) for sequence in reads]
         attended = [handed.attended[i, s].cpu() for i, s in enumerate(slots)]
-        for name, ours, recorded in ((f"{prefix}_keys", cache.keys, keys), (f"{prefix}_values", cache.values, values)):
+        for name, ours, recorded in (
+            (f"{prefix}_keys", cache.keys, keys),
+            (f"{prefix}_values", cache.values, values),
+        ):
             for layer in range(len(recorded)):
                 mine, theirs = [], []
                 for i, (row, seen) in enumerate(zip(slots, attended, strict=True)):
@@ -203,14 +216,15 @@ class _Driving:
             target[:, :, slots] = by_row.to(target)
         attended = self.case["expert_attended"][:, :length].to(self.engine.device)
         mine = cache.visible(
-            torch.arange(rows, device=self.engine.device), torch.full((rows,), length, device=self.engine.device)
+            torch.arange(rows, device=self.engine.device),
+            torch.full((rows,), length, device=self.engine.device),
         )
         positions = self.case["expert_position_ids"].to(self.engine.device)
         sequences = torch.arange(rows)
         return HandOff(cache, sequences, sequences, mine & attended.repeat(1, rows), positions)
 
     def check_expert_fed(self, branches: _Branches) -> None:
-        """Velocities at the recorded states, updates from the recorded velocities, trajectory of the recorded action."""
+        """Velocities at recorded states, updates from recorded velocities, trajectory of the recorded action."""
         case, report = self.case, self.report
         states, times = case["euler_x"], case["euler_t"]
         steps = len(times)
@@ -225,7 +239,7 @@ class _Driving:
         for name, velocity in velocities.items():
             for i in range(steps):
                 ours = velocity(states[i].to(self.engine.device), times[i].to(self.engine.device))
-                report.relative(f"{name}[{i}]", "fed", ours, case[name][i], report.bounds.velocity)
+                report.velocity(name, "fed", ours, case[name], i)
         recorded = case["euler_v"]
         if self.guided:
             recorded = guided(case["euler_v_unguided"], recorded, case.guidance_weight)
@@ -253,10 +267,9 @@ class _Driving:
         integrate(start.to(self.engine.device), field, steps)
         for i, (x, v, u) in enumerate(seen):
             report.relative(f"euler_x[{i}]", "chained", x, case["euler_x"][i], report.bounds.action)
-            report.relative(f"euler_v[{i}]", "chained", v, case["euler_v"][i], report.bounds.velocity)
+            report.velocity("euler_v", "chained", v, case["euler_v"], i)
             if u is not None:
-                recorded = case["euler_v_unguided"][i]
-                report.relative(f"euler_v_unguided[{i}]", "chained", u, recorded, report.bounds.velocity)
+                report.velocity("euler_v_unguided", "chained", u, case["euler_v_unguided"], i)
         # The engine's own integration, which may be more than this loop, gives the actions.
         action = self.engine.denoise(
             start, steps, branches.with_navigation, branches.without, case.guidance_weight

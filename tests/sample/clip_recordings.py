@@ -31,9 +31,7 @@ def recording(clip_id: str, seconds: float = 12.0, cameras: tuple[int, ...] = (0
     ego = -7_001 + np.arange(0, int(seconds * 1e6), 9_973)
     heading = 1.0 + TURN_RATE * ego / 1e6
     radius = SPEED / TURN_RATE
-    xyz = np.stack(
-        [4e3 + radius * np.sin(heading), -7e3 - radius * np.cos(heading), 0 * heading + 50], axis=-1
-    )
+    xyz = np.stack([4e3 + radius * np.sin(heading), -7e3 - radius * np.cos(heading), 0 * heading + 50], axis=-1)
     zero = np.zeros_like(heading)
     return ClipRecording(
         clip_id=clip_id,

@@ -27,9 +27,7 @@ pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.mark.parametrize("t0_us", [T0, 5_100_000, 2_000_000])
-def test_frames_are_the_last_at_or_before_each_time(
-    written: Path, original: ClipRecording, t0_us: int
-) -> None:
+def test_frames_are_the_last_at_or_before_each_time(written: Path, original: ClipRecording, t0_us: int) -> None:
     clip = ClipDataset(written).read("clip-a", t0_us)
     assert clip.sample.camera_indices == (0, 1, 2, 6)
     assert tuple(clip.sample.frames.shape) == (4, 4, 3, HEIGHT, WIDTH)
@@ -195,9 +193,7 @@ def test_video_with_fewer_frames_than_timestamps(copied: Path, original: ClipRec
     assert "camera_front_wide_120fov" in message(error)
 
 
-def test_datasets_that_cannot_be_opened(
-    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_datasets_that_cannot_be_opened(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(root: Path, **options: str) -> str:
         with pytest.raises(DatasetError) as error:
             ClipDataset(root, **options)

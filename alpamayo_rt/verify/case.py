@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +97,18 @@ class Case:
         cameras = self["camera_indices"] if "camera_indices" in self else torch.tensor(self._labelled_cameras())
         if frames.ndim != 4 or len(frames) % max(len(cameras), 1):
             raise InputError(f"{self.path}: frames {tuple(frames.shape)} cannot be divided over the cameras")
-        history = {}
-        for name in ("ego_history_xyz", "ego_history_rot"):
-            if name in self:
-                history[name.removeprefix("ego_")] = self[name]
-        if not history and self.question is None:
+        if "ego_history_xyz" in self:
+            xyz, rot = self["ego_history_xyz"], self["ego_history_rot"]
+        else:
             # A case of the image processor alone: the history does not matter, the prompt needs one.
-            history = {"history_xyz": torch.zeros(16, 3), "history_rot": torch.eye(3).expand(16, 3, 3)}
+            xyz, rot = torch.zeros(16, 3), torch.eye(3).expand(16, 3, 3)
         return Sample(
             frames.unflatten(0, (len(cameras), -1)),
             cameras,
+            xyz,
+            rot,
             navigation=_between(self.prompt, ROUTE_START, ROUTE_END) if self.question is None else None,
             question=self.question,
-            **history,
         )
 
     def _labelled_cameras(self) -> list[int]:
@@ -116,9 +116,10 @@ class Case:
         found = [(self.prompt.find(f"{name}: "), camera) for camera, name in enumerate(CAMERA_NAMES)]
         return [camera for place, camera in sorted(found) if place >= 0] or [0]
 
-    def limits(self, config: ModelConfig) -> dict[str, int]:
-        """Pixel limits: those of the case over those of the config."""
-        return {name: int(self.meta.get(name, getattr(config, name))) for name in ("min_pixels", "max_pixels")}
+    def with_limits(self, config: ModelConfig) -> ModelConfig:
+        """The config with the pixel limits of the case, where it has some."""
+        low, high = (int(self.meta.get(name, getattr(config, name))) for name in ("min_pixels", "max_pixels"))
+        return replace(config, min_pixels=low, max_pixels=high)
 
 
 def _between(text: str, start: str, end: str) -> str | None:

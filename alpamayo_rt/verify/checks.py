@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from alpamayo_rt.config import ModelConfig
@@ -29,7 +27,7 @@ def check_case(model: Model, case: Case) -> list[Row]:
     if "frames" not in case:
         _check_action(model, case, report)
     else:
-        config = replace(model.config, **case.limits(model.config))
+        config = case.with_limits(model.config)
         images, prompt = _check_inputs(model, case, config, report)
         if case.question is not None:
             _check_question(model, case, images, prompt, report)

@@ -224,7 +224,7 @@ class _Driving:
         return HandOff(cache, sequences, sequences, mine & attended.repeat(1, rows), positions)
 
     def check_expert_fed(self, branches: _Branches) -> None:
-        """Velocities at recorded states, updates from recorded velocities, trajectory of the recorded action."""
+        """Velocities at recorded states, updates from recorded velocities, path of the recorded action."""
         case, report = self.case, self.report
         states, times = case["euler_x"], case["euler_t"]
         steps = len(times)

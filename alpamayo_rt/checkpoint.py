@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,8 +209,9 @@ def load_network(
     device: torch.device,
     dtype: torch.dtype,
     progress: Callable[[str], None] | None = None,
+    only: tuple[str, ...] = ("",),
 ) -> Network:
-    """Load all weights, shard by shard, tensor by tensor, straight to the device.
+    """Load the weights, shard by shard, tensor by tensor, straight to the device.
 
     Args:
         checkpoint: an opened checkpoint.
@@ -218,6 +219,7 @@ def load_network(
         dtype: their type there; statistics and frequencies stay float32 (with the values that loading in
             `dtype` gives them where the checkpoint does not store them, as the reference has them).
         progress: called with one line per shard.
+        only: prefixes of the module tensors that are wanted; the others stay without data.
 
     Raises:
         ModelError: a tensor is missing, unexpected, misshapen or unreadable.
@@ -227,7 +229,8 @@ def load_network(
     placed = match_tensors(checkpoint, network)
     _materialize_buffers(network, checkpoint.config, device, dtype)
     buffers = dict(network.named_buffers())
-    for name, tensor in _read_tensors(checkpoint, progress):
+    wanted = {name: ours for name, ours in placed.items() if ours.startswith(only)}
+    for name, tensor in _read_tensors(checkpoint, wanted, progress):
         ours = placed[name]
         if ours in buffers:
             buffers[ours].copy_(tensor)
@@ -252,18 +255,18 @@ def _materialize_buffers(
 
 
 def _read_tensors(
-    checkpoint: Checkpoint, progress: Callable[[str], None] | None
+    checkpoint: Checkpoint, names: Iterable[str], progress: Callable[[str], None] | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     shards: dict[str, list[str]] = {}
-    for name, tensor in checkpoint.tensors.items():
-        shards.setdefault(tensor.shard, []).append(name)
-    for i, (shard, names) in enumerate(sorted(shards.items())):
+    for name in names:
+        shards.setdefault(checkpoint.tensors[name].shard, []).append(name)
+    for i, (shard, members) in enumerate(sorted(shards.items())):
         path = checkpoint.folder / shard
         if progress is not None:
             progress(f"loading {shard} ({i + 1} of {len(shards)})")
         try:
             with safe_open(path, framework="pt") as file:
-                for name in names:
+                for name in members:
                     yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path}: cannot be read ({error})") from None

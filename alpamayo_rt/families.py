@@ -20,8 +20,6 @@ CAMERA_NAMES = (
 )
 """Display names by the dataset's camera number."""
 
-DEFAULT_CAMERAS = (0, 1, 2, 6)
-
 
 @dataclass(frozen=True)
 class Family:

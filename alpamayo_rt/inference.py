@@ -14,7 +14,7 @@ from alpamayo_rt.checkpoint import Checkpoint
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.hand_off import HandOff, hand_off
 from alpamayo_rt.engine.sampling import StopRule, draw_uniforms
-from alpamayo_rt.errors import InputError
+from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, check_request, prepare_images
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
@@ -111,7 +111,7 @@ class Model:
     def _check(self, sample: Sample, settings: Settings) -> None:
         check_request(sample, self.config, self.tokenizer)
         if settings.guidance_weight is not None and sample.navigation is None:
-            raise InputError("guidance_weight: given without nav_text, expected a navigation to be guided by")
+            raise InputError("guidance_weight: given without navigation, expected one to be guided by")
 
     def stop_rule(self, question: bool) -> StopRule:
         """What a rollout may not say and what ends it."""
@@ -165,6 +165,10 @@ class Model:
             noise, settings.num_diffusion_steps, handed, unguided, 1.0 if weight is None else weight
         ).cpu()
         watch.lap("expert")
+        if not bool(torch.isfinite(action).all()):
+            raise EngineError(
+                f"actions: not finite; the weights are damaged or {self.engine.precision} is too narrow for them"
+            )
         assert sample.history_xyz is not None
         assert sample.history_rot is not None
         xyz, rot = self.unicycle.integrate(action, sample.history_xyz, sample.history_rot)

@@ -25,6 +25,7 @@ def load(
     precision: str = "auto",
     device: str = "auto",
     progress: Callable[[str], None] | None = None,
+    only: tuple[str, ...] = ("",),
 ) -> Model:
     """Open a checkpoint and put it on an engine.
 
@@ -34,6 +35,7 @@ def load(
         precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU.
         device: a torch device; auto: the first GPU, else the CPU.
         progress: called with one line per shard.
+        only: parts to load (`checkpoint.load_network`); whoever leaves some out cannot use them.
 
     Raises:
         ModelError: the checkpoint cannot be used.
@@ -44,7 +46,7 @@ def load(
     name = _precision(precision, where)
     checkpoint = open_checkpoint(str(model))
     tokenizer = PromptTokenizer(checkpoint.backbone, checkpoint.config)
-    network = load_network(checkpoint, where, PRECISIONS[name], progress)
+    network = load_network(checkpoint, where, PRECISIONS[name], progress, only)
     statistics = network.action_space
     unicycle = Unicycle(
         checkpoint.config.action_space,

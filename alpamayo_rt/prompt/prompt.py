@@ -75,12 +75,12 @@ def check_request(sample: Sample, config: ModelConfig, tokenizer: PromptTokenize
     if sample.question is not None and not family.takes_question:
         raise InputError(f"question: {family.title} answers no questions, expected none")
     if sample.navigation is not None and not family.takes_navigation:
-        raise InputError(f"nav_text: {family.title} takes no navigation, expected none")
+        raise InputError(f"navigation: {family.title} takes no navigation, expected none")
     if sample.question is not None and sample.navigation is not None:
-        raise InputError("question: given with nav_text, expected one or the other")
+        raise InputError("question: given with navigation, expected one or the other")
     if sample.question is None and sample.history_xyz is None:
-        raise InputError("ego_history_xyz: missing, expected 16 poses (only a question needs no history)")
-    for field, text in (("nav_text", sample.navigation), ("question", sample.question)):
+        raise InputError("history_xyz: missing, expected 16 poses (only a question needs no history)")
+    for field, text in (("navigation", sample.navigation), ("question", sample.question)):
         stray = tokenizer.stray_token(text) if text is not None else None
         if stray is not None:
             raise InputError(f"{field}: holds the model's own token {stray}, expected plain text")
@@ -107,7 +107,7 @@ def build_prompt(sample: Sample, images: Images, config: ModelConfig, tokenizer:
         assert sample.history_xyz is not None
         bins = history_bins(sample.history_xyz, config.history)
         if len(bins) != config.history.num_tokens:
-            raise InputError(f"ego_history_xyz: gives {len(bins)} tokens, expected {config.history.num_tokens}")
+            raise InputError(f"history_xyz: gives {len(bins)} tokens, expected {config.history.num_tokens}")
         ids = text_ids.masked_scatter(text_ids == tokenizer.history, bins + config.history.first_id)
     positions, rope_delta = mrope_positions(ids.tolist(), tokenizer.image_pad, grids)
     image_slots = (ids == tokenizer.image_pad).nonzero()[:, 0]

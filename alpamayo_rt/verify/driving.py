@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from alpamayo_rt.action.flow_matching import flow_times, guided, integrate
-from alpamayo_rt.engine.hand_off import HandOff, hand_off, reasoning_length
+from alpamayo_rt.engine.hand_off import HandOff, hand_off, hand_off_from_arrays, reasoning_length
 from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.engine.sampling import Sampling
 from alpamayo_rt.inference import Model
@@ -202,26 +202,11 @@ class _Driving:
     # expert
 
     def _recorded_hand_off(self) -> HandOff:
-        """A hand-off over the recorded cache, each row's copy its own sequence."""
-        keys, values = self.case["kv_keys"], self.case["kv_values"]
-        layers, _, heads, length, dim = keys.shape
-        config, rows = self.model.config.language, self.rows
-        cache = KvCache.allocate(
-            config, rows * (length + self.waypoints), 0, 0, self.engine.device, self.engine.dtype
-        )
-        owner = torch.arange(rows).repeat_interleave(length)
-        slots = cache.claim(owner, torch.arange(length).repeat(rows))
-        for target, source in ((cache.keys, keys), (cache.values, values)):
-            by_row = source.expand(layers, rows, heads, length, dim).transpose(1, 2).flatten(2, 3)
-            target[:, :, slots] = by_row.to(target)
-        attended = self.case["expert_attended"][:, :length].to(self.engine.device)
-        mine = cache.visible(
-            torch.arange(rows, device=self.engine.device),
-            torch.full((rows,), length, device=self.engine.device),
-        )
-        positions = self.case["expert_position_ids"].to(self.engine.device)
-        sequences = torch.arange(rows)
-        return HandOff(cache, sequences, sequences, mine & attended.repeat(1, rows), positions)
+        keys, values = (self.case[name].expand(-1, self.rows, -1, -1, -1) for name in ("kv_keys", "kv_values"))
+        return hand_off_from_arrays(
+            self.model.config.language, keys, values, self.case["expert_attended"],
+            self.case["expert_position_ids"], range(self.rows), self.engine.device, self.engine.dtype,
+        )  # fmt: skip
 
     def check_expert_fed(self, branches: _Branches) -> None:
         """Velocities at recorded states, updates from recorded velocities, path of the recorded action."""

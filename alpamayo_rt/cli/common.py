@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several commands share: model arguments, progress, tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from alpamayo_rt.inference import Model
+from alpamayo_rt.loading import ENGINES, LATER_PRECISIONS, PRECISIONS
+
+
+def add_model_arguments(command: argparse.ArgumentParser, required: bool = True) -> None:
+    """`--model`, `--engine`, `--precision`, `--device`."""
+    command.add_argument("--model", required=required, metavar="M", help="a checkpoint folder or a hub id")
+    command.add_argument("--engine", default="auto", metavar="E", help=f"{', '.join(ENGINES)} (default: auto)")
+    precisions = ", ".join(("auto", *PRECISIONS, *LATER_PRECISIONS))
+    command.add_argument("--precision", default="auto", metavar="P", help=f"{precisions} (default: auto)")
+    command.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
+
+
+def load_model(args: argparse.Namespace, only: tuple[str, ...] = ("",)) -> Model:
+    """Load what the arguments name, with progress on stderr."""
+    from alpamayo_rt.loading import load
+
+    return load(args.model, args.engine, args.precision, args.device, progress=say, only=only)
+
+
+def say(line: str) -> None:
+    """Progress: one line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def internal_error(error: Exception) -> str:
+    """One sentence for an error that nobody foresaw; with ALPAMAYO_RT_DEBUG set, the whole story on stderr."""
+    if os.environ.get("ALPAMAYO_RT_DEBUG"):
+        traceback.print_exception(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"internal error, {type(error).__name__}: {first} (set ALPAMAYO_RT_DEBUG=1 for the traceback)"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under a header; numbers are the caller's to format."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (header, *rows)]
+    return "\n".join(line.rstrip() for line in (lines[0], "  ".join("-" * w for w in widths), *lines[1:]))
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    import torch
+
+    from alpamayo_rt import __version__
+
+    return {"alpamayo_rt": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def run_header(model: Model) -> dict[str, Any]:
+    """What every output file says about how it was made."""
+    import torch
+
+    device = model.engine.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "model": model.provenance(),
+        "engine": model.engine.name,
+        "precision": model.engine.precision,
+        "device": f"{device} ({name})",
+        "versions": versions(),
+    }

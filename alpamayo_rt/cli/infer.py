@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`alpamayo-rt infer`: answers a request file, a dataset clip or prepared input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpamayo_rt.atomic import check_writable, write_atomically
+from alpamayo_rt.cli.common import add_model_arguments, internal_error, load_model, run_header, say
+from alpamayo_rt.cli.infer_arguments import IGNORED, add_arguments, check_arguments, setting_overrides
+from alpamayo_rt.dump import dump_path, write_dump
+from alpamayo_rt.errors import AlpamayoError, InputError
+from alpamayo_rt.inference import Model
+from alpamayo_rt.result import Result
+from alpamayo_rt.sample.arrays import PreparedFile, read_npy
+from alpamayo_rt.sample.request import in_file_names, read_request_file
+from alpamayo_rt.sample.sample import Sample
+from alpamayo_rt.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to answer: its id, and how to get its sample and settings (either may raise InputError)."""
+
+    id: str
+    prepare: Callable[[Model], tuple[Sample, Settings]]
+    extra: dict[str, Any]
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "infer",
+        help="reason and propose trajectories, or answer a question",
+        description="Answers a request file, a clip of the dataset or prepared input.",
+        allow_abbrev=False,
+    )
+    add_model_arguments(command, required=False)
+    add_arguments(command)
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    check_arguments(args)
+    for flag in IGNORED:
+        if getattr(args, flag) is not None:
+            say(f"--{IGNORED[flag]} is ignored: milliseconds per stage are always in the output")
+    dump_folder = _dump_folder(args)
+    for path in (args.output_file, args.plot):
+        if path is not None:
+            check_writable(path)
+    jobs = _jobs(args)
+    model = load_model(args)
+    responses = []
+    for n, job in enumerate(jobs):
+        responses.append(_answer(model, job, args, dump_folder, len(jobs)))
+        say(_summary(n + 1, len(jobs), responses[-1]))
+    out = json.dumps({**run_header(model), "responses": responses}, indent=1, allow_nan=False) + "\n"
+    if args.output_file is None:
+        sys.stdout.write(out)
+    else:
+        write_atomically(args.output_file, out.encode())
+        print(f"wrote {args.output_file}")
+    return 0 if all(response["status"] == "ok" for response in responses) else 1
+
+
+def _dump_folder(args: argparse.Namespace) -> Path | None:
+    if args.dump_kv_cache is None:
+        return None
+    named = args.dump_kv_cache or args.kv_cache_output_dir
+    if named is None:
+        beside = args.output_file.parent if args.output_file is not None else Path()
+        named = beside / "kv_cache"
+    folder = Path(named)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--dump-kv-cache: {folder} cannot be made ({error.strerror})") from None
+    return folder
+
+
+def _jobs(args: argparse.Namespace) -> list[Job]:
+    overrides = setting_overrides(args)
+    Settings(**overrides)
+    history = {
+        name: read_npy(path, f"--{name.replace('_', '-')}-npy")
+        for name, path in (
+            ("ego_history_xyz", args.ego_history_xyz_npy),
+            ("ego_history_rot", args.ego_history_rot_npy),
+        )
+        if path is not None
+    }
+    if args.clip is not None:
+        return [_clip_job(args, overrides)]
+    prepared = None if args.prepared is None else PreparedFile(args.prepared)
+    if args.input_file is None:
+        assert prepared is not None
+        return [_prepared_job(args, prepared, history, overrides)]
+    file = read_request_file(args.input_file)
+    for warning in file.warnings:
+        say(f"warning: {warning}")
+    return [
+        Job(
+            request.id,
+            lambda model, r=request: (  # type: ignore[misc]
+                r.sample(model.config.family, history, prepared),
+                r.settings(overrides),
+            ),
+            {},
+        )
+        for request in file.requests
+    ]
+
+
+def _clip_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
+    from alpamayo_rt.sample.clips import ClipDataset
+
+    dataset = ClipDataset(args.dataset_root)
+
+    def prepare(model: Model) -> tuple[Sample, Settings]:
+        clip = dataset.read(args.clip, args.t0_us, with_future=False).sample
+        sample = Sample(
+            clip.frames, clip.camera_indices, clip.history_xyz, clip.history_rot, args.nav_text, args.question
+        )
+        return sample, Settings(**overrides)
+
+    return Job(args.clip, prepare, {"t0_us": args.t0_us})
+
+
+def _prepared_job(
+    args: argparse.Namespace, prepared: PreparedFile, history: dict[str, Any], overrides: dict[str, Any]
+) -> Job:
+    def prepare(model: Model) -> tuple[Sample, Settings]:
+        base = prepared.sample(args.nav_text, args.question)
+        sample = Sample(
+            None,
+            base.camera_indices,
+            history.get("ego_history_xyz", base.history_xyz),
+            history.get("ego_history_rot", base.history_rot),
+            base.navigation,
+            base.question,
+            base.prepared,
+        )
+        return sample, Settings(**overrides)
+
+    return Job(args.prepared.stem, prepare, {})
+
+
+def _answer(
+    model: Model, job: Job, args: argparse.Namespace, dump_folder: Path | None, jobs: int
+) -> dict[str, Any]:
+    """One response; whatever is wrong with this job is said in it and does not touch the others."""
+    try:
+        sample, settings = job.prepare(model)
+        path = dump_path(dump_folder, job.id) if dump_folder is not None else None
+        result = model.infer(sample, **asdict(settings), keep_trace=path is not None)
+        if path is not None and result.trace is not None:
+            write_dump(path, model, sample, result)
+        if args.plot is not None:
+            _plot(_plot_path(args.plot, job.id, jobs), sample, result)
+        return {"id": job.id, "status": "ok", **job.extra, **result.to_json()}
+    except AlpamayoError as error:
+        message = in_file_names(str(error))
+    except torch.OutOfMemoryError:
+        message = (
+            f"{model.engine.device}: out of memory; fewer candidates or images, or a lower precision need less"
+    except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, OSError) as error:
+        message = internal_error(error)
+        )
+    return {"id": job.id, "status": "error", **job.extra, "error": message}
+
+
+def _plot_path(path: Path, job_id: str, jobs: int) -> Path:
+    if jobs == 1:
+        return path
+    return dump_path(path.parent, f"{path.stem}-{job_id}").with_suffix(path.suffix or ".png")
+
+
+def _plot(path: Path, sample: Sample, result: Result) -> None:
+    from alpamayo_rt.plot import draw, save
+
+    save(draw(sample, result), path)
+
+
+def _summary(n: int, of: int, response: dict[str, Any]) -> str:
+    start = f"[{n}/{of}] {response['id']}: "
+    if response["status"] != "ok":
+        return start + response["error"]
+    said = response.get("answer") or next(iter(response["reasoning"]), "")
+    stops = ", ".join(sorted(set(response["stop_reasons"])))
+    return f"{start}{stops}, {response['milliseconds']['total']:.0f} ms: {said}"

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arguments of `infer`, in our spelling and in the camelCase one of an existing runner."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from alpamayo_rt.errors import EngineError, InputError
+
+ENGINE_FLAGS = ("engine_dir", "multimodal_engine_dir", "expert_engine")
+IGNORED = {"dump_profile": "dumpProfile", "warmup": "warmup"}
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() and "." not in text and "e" not in text.lower() else value
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Everything but the model arguments."""
+    source = command.add_argument_group("what to answer")
+    source.add_argument("--input-file", "--inputFile", type=Path, metavar="F", help="a request file (JSON)")
+    source.add_argument("--clip", metavar="ID", help="a clip of the dataset, with --dataset-root")
+    source.add_argument(
+        "--t0-us", type=int, default=None, metavar="T", help="time in the clip, µs (default: 5100000)"
+    )
+    source.add_argument("--dataset-root", type=Path, metavar="DIR", help="a local hub cache with the dataset")
+    source.add_argument("--prepared", type=Path, metavar="F", help="preprocessed patches (.npz, .safetensors)")
+    source.add_argument("--nav-text", metavar="TEXT", help="navigation, with --clip or --prepared")
+    source.add_argument("--question", metavar="TEXT", help="a question, with --clip or --prepared")
+    source.add_argument("--ego-history-xyz-npy", "--egoHistoryXYZNpy", type=Path, metavar="F")
+    source.add_argument("--ego-history-rot-npy", "--egoHistoryRotNpy", type=Path, metavar="F")
+
+    out = command.add_argument_group("what to write")
+    out.add_argument(
+        "--output-file", "--outputFile", type=Path, metavar="F", help="the result file (default: stdout)"
+    )
+    out.add_argument("--plot", type=Path, metavar="PNG", help="a picture; with several requests one each")
+    out.add_argument(
+        "--dump-kv-cache", "--dumpKVCache", nargs="?", const="", default=None, metavar="DIR",
+        help="dump what the expert reads and makes, for replay",
+    )  # fmt: skip
+    out.add_argument("--kv-cache-output-dir", "--kvCacheOutputDir", type=Path, metavar="DIR")
+
+    how = command.add_argument_group("how")
+    how.add_argument("--num-candidates", "--numCandidates", type=_number, metavar="K", help="default: 6")
+    how.add_argument("--num-diffusion-steps", "--numDiffusionSteps", type=_number, metavar="N", help="10")
+    how.add_argument(
+        "--multi-seq", "--multiSeq", action=argparse.BooleanOptionalAction, default=None,
+        help="one reasoning a candidate instead of one for all",
+    )  # fmt: skip
+    how.add_argument("--temperature", type=_number, metavar="X", help="default: 0.6; 0 is greedy")
+    how.add_argument("--top-p", type=_number, metavar="X", help="default: 0.98")
+    how.add_argument("--top-k", type=_number, metavar="N", help="default: off; 1 is greedy")
+    how.add_argument("--max-generate-length", type=_number, metavar="N", help="default: 256")
+    how.add_argument("--seed", type=_number, metavar="N", help="default: 0")
+    how.add_argument("--guidance-weight", type=_number, metavar="W", help="default: off; needs a navigation")
+
+    runner = command.add_argument_group("engines built elsewhere")
+    runner.add_argument("--engine-dir", "--engineDir", metavar="DIR")
+    runner.add_argument("--multimodal-engine-dir", "--multimodalEngineDir", metavar="DIR")
+    runner.add_argument("--expert-engine", "--expertEngine", metavar="DIR")
+    runner.add_argument("--dumpProfile", dest="dump_profile", nargs="?", const="", help="ignored")
+    runner.add_argument("--warmup", nargs="?", const="", metavar="N", help="ignored")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse combinations that make no sense.
+
+    Raises:
+        InputError: names the flags.
+        EngineError: an engine of a kind that is not supported yet.
+    """
+    for flag in ENGINE_FLAGS:
+        if getattr(args, flag) is not None:
+            raise EngineError(
+                f"--{flag.replace('_', '-')}: TensorRT engines are not part of this version; "
+                "leave the flag out and give --model"
+            )
+    if args.model is None:
+        raise InputError("--model: missing, expected a checkpoint folder or a hub id")
+    sources = [f for f in ("input_file", "clip", "prepared") if getattr(args, f) is not None]
+    if not sources or (len(sources) > 1 and sources != ["input_file", "prepared"]):
+        raise InputError("what to answer: expected one of --input-file, --clip, --prepared")
+    for flag in ("nav_text", "question"):
+        if getattr(args, flag) is not None and "input_file" in sources:
+            raise InputError(
+                f"--{flag.replace('_', '-')}: goes with --clip or --prepared, not with --input-file"
+            )
+    if args.clip is not None:
+        if args.dataset_root is None:
+            raise InputError("--dataset-root: missing, expected the dataset's local cache")
+        if args.ego_history_xyz_npy is not None or args.ego_history_rot_npy is not None:
+            raise InputError(
+                "--ego-history-xyz-npy: goes with --input-file or --prepared; a clip has its history"
+            )
+        args.t0_us = 5_100_000 if args.t0_us is None else args.t0_us
+    elif args.dataset_root is not None or args.t0_us is not None:
+        raise InputError("--dataset-root and --t0-us: go with --clip")
+
+
+def setting_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line gives; they go before those of a request."""
+    from alpamayo_rt.settings import SETTING_NAMES
+
+    return {name: getattr(args, name) for name in SETTING_NAMES if getattr(args, name) is not None}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`alpamayo-rt inspect`: what a checkpoint is made of and what running it takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from alpamayo_rt.cli.common import table
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "inspect", help="parts, sizes, token ids, statistics, memory per precision", allow_abbrev=False
+    )
+    command.add_argument("model", metavar="MODEL", help="a checkpoint folder or a hub id")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from alpamayo_rt.checkpoint import open_checkpoint
+    from alpamayo_rt.inspection import inspect_checkpoint
+
+    found = inspect_checkpoint(open_checkpoint(args.model))
+    print(json.dumps(found, indent=1) if args.json else _text(found))
+    return 0
+
+
+def _text(found: dict[str, Any]) -> str:
+    parts = table(
+        ("part", "tensors", "parameters", "sizes"),
+        [
+            (
+                name,
+                str(part["tensors"]),
+                f"{part['parameters']:,}",
+                ", ".join(f"{k} {v}" for k, v in found["sizes"].get(name, {}).items()),
+            )
+            for name, part in found["parts"].items()
+        ],
+    )
+    tokens = table(("token", "id"), [(name, str(value)) for name, value in found["token_ids"].items()])
+    statistics = table(
+        ("action", "mean", "std", "bounds"),
+        [
+            (name, repr(s["mean"]), repr(s["std"]), f"{s['bounds'][0]} … {s['bounds'][1]} {unit}")
+            for name, unit in (("acceleration", "m/s²"), ("curvature", "1/m"))
+            for s in [found["action_statistics"][name]]
+        ],
+    )
+    memory = table(
+        ("precision", "weights GiB", "cache", "working", "total"),
+        [
+            (name, *(f"{m[column]:.2f}" for column in ("weights", "cache", "working", "total")))
+            for name, m in found["memory_gib"].items()
+        ],
+    )
+    usual = found["default_input"]
+    stored = "in the checkpoint" if found["action_statistics"]["stored_in_checkpoint"] else "from config.json"
+    return "\n".join(
+        [
+            f"{found['title']} ({found['family']}) in {found['name']}, hash {found['hash']}",
+            f"{found['parameters']:,} parameters in {found['shards']} shard(s), "
+            f"stored as {', '.join(found['stored_types'])}",
+            "",
+            parts,
+            "",
+            tokens,
+            "",
+            f"action statistics {stored}:",
+            statistics,
+            "",
+            f"images of {found['images']['min_pixels']} to {found['images']['max_pixels']} pixels; memory for "
+            f"{usual['images']} (resized to {usual['resized'][0]}×{usual['resized'][1]}, "
+            f"{usual['prompt_tokens']} prompt tokens), six candidates:",
+            memory,
+        ]
+    )

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`alpamayo-rt COMMAND`: exit 0 all done, 1 something failed and the output says what, 2 could not start."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from alpamayo_rt.cli.common import internal_error
+from alpamayo_rt.errors import AlpamayoError
+
+CANNOT_START = 2
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(CANNOT_START, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    from alpamayo_rt import __version__
+    from alpamayo_rt.cli import infer, inspect, replay, verify
+
+    top = _Parser(
+        prog="alpamayo-rt",
+        description="Run NVIDIA's open driving model Alpamayo.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (infer, inspect, replay, verify):
+        module.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except AlpamayoError as error:
+        print(f"alpamayo-rt: {error}", file=sys.stderr)
+        return CANNOT_START
+    except (OSError, MemoryError, RuntimeError) as error:
+        print(f"alpamayo-rt: {internal_error(error)}", file=sys.stderr)
+        return CANNOT_START
+    except KeyboardInterrupt:
+        print("alpamayo-rt: interrupted, nothing half-written is left", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # As an exception, so that files being written are removed on the way out.
+    raise SystemExit(128 + number)
+
+
+def run() -> NoReturn:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main())

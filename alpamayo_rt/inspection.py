@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint is made of and what running it takes, from its headers alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from alpamayo_rt.checkpoint import Checkpoint, match_tensors
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.loading import PRECISIONS
+from alpamayo_rt.model.network import Network
+from alpamayo_rt.prompt.images import smart_resize
+from alpamayo_rt.prompt.layout import prompt_text
+from alpamayo_rt.prompt.tokenizer import IMAGE_PAD, PromptTokenizer
+from alpamayo_rt.sample.cameras import DEFAULT_CAMERAS
+
+_FRAMES, _HEIGHT, _WIDTH = 4, 1080, 1920
+_TOKENS, _CANDIDATES = 256, 6
+_PARTS = ("vision", "language", "expert", "action_space")
+
+
+def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Parts, sizes, token ids, action statistics, memory per precision, as plain values.
+
+    Raises:
+        ModelError: tensors are missing, unexpected or misshapen, or the tokenizer does not fit.
+    """
+    config = checkpoint.config
+    with torch.device("meta"):
+        network = Network(config)
+    placed = match_tensors(checkpoint, network)
+    tokenizer = PromptTokenizer(checkpoint.backbone, config)
+    parts: dict[str, dict[str, int]] = {}
+    for name, ours in placed.items():
+        part = parts.setdefault(ours.split(".")[0], {"tensors": 0, "parameters": 0})
+        part["tensors"] += 1
+        part["parameters"] += checkpoint.tensors[name].numel
+    parameters = sum(part["parameters"] for part in parts.values())
+    prompt_tokens = _prompt_tokens(config, tokenizer)
+    return {
+        "name": checkpoint.name,
+        "family": config.family.model_type,
+        "title": config.family.title,
+        "hash": checkpoint.fingerprint(),
+        "shards": len({tensor.shard for tensor in checkpoint.tensors.values()}),
+        "stored_types": sorted({tensor.dtype for tensor in checkpoint.tensors.values()}),
+        "parts": {name: parts[name] for name in _PARTS if name in parts},
+        "parameters": parameters,
+        "sizes": _sizes(config),
+        "token_ids": _token_ids(config, tokenizer),
+        "action_statistics": _statistics(config),
+        "images": {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels},
+        "default_input": {
+            "images": f"{len(DEFAULT_CAMERAS)} × {_FRAMES} of {_HEIGHT}×{_WIDTH}",
+            "resized": list(smart_resize(_HEIGHT, _WIDTH, config.min_pixels, config.max_pixels)),
+            "prompt_tokens": prompt_tokens,
+        },
+        "memory_gib": {
+            name: _memory(config, parameters, prompt_tokens, dtype.itemsize)
+            for name, dtype in PRECISIONS.items()
+        },
+    }
+
+
+def _sizes(config: ModelConfig) -> dict[str, dict[str, int]]:
+    def decoder(name: str) -> dict[str, int]:
+        text = getattr(config, name)
+        return {
+            "layers": text.num_layers,
+            "hidden": text.hidden_size,
+            "heads": text.num_heads,
+            "kv_heads": text.num_kv_heads,
+            "head_dim": text.head_dim,
+            "mlp": text.intermediate_size,
+        }
+
+    vision = config.vision
+    return {
+        "vision": {
+            "layers": vision.depth,
+            "hidden": vision.hidden_size,
+            "heads": vision.num_heads,
+            "mlp": vision.intermediate_size,
+            "out": vision.out_hidden_size,
+        },
+        "language": decoder("language") | {"vocabulary": config.language.vocab_size},
+        "expert": decoder("expert") | {"waypoints": config.action_space.n_waypoints},
+    }
+
+
+def _token_ids(config: ModelConfig, tokenizer: PromptTokenizer) -> dict[str, int]:
+    return {
+        "<i0>": config.traj_token_start,
+        "first history bin": config.history.first_id,
+        "<|traj_history|>": tokenizer.history,
+        "<|traj_future_start|>": tokenizer.future_start,
+        IMAGE_PAD: tokenizer.image_pad,
+        "end of text": config.language.eos_token_id,
+    }
+
+
+def _statistics(config: ModelConfig) -> dict[str, Any]:
+    space = config.action_space
+    return {
+        "acceleration": {"mean": space.accel_mean, "std": space.accel_std, "bounds": list(space.accel_bounds)},
+        "curvature": {
+            "mean": space.curvature_mean,
+            "std": space.curvature_std,
+            "bounds": list(space.curvature_bounds),
+        },
+        "stored_in_checkpoint": config.family.stored_statistics,
+    }
+
+
+def _prompt_tokens(config: ModelConfig, tokenizer: PromptTokenizer) -> int:
+    text = prompt_text(config, DEFAULT_CAMERAS, _FRAMES)
+    rows, columns = smart_resize(_HEIGHT, _WIDTH, config.min_pixels, config.max_pixels)
+    side = config.vision.patch_size * config.vision.merge_size
+    images = len(DEFAULT_CAMERAS) * _FRAMES
+    return len(tokenizer.encode(text)) + images * ((rows // side) * (columns // side) - 1)
+
+
+def _memory(config: ModelConfig, parameters: int, prompt_tokens: int, itemsize: int) -> dict[str, float]:
+    """GiB of weights, of the cache for the default input, and of the largest tensors besides."""
+    text = config.language
+    per_token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * itemsize
+    slots = prompt_tokens + _TOKENS + _CANDIDATES * config.action_space.n_waypoints
+    working = prompt_tokens * (3 * text.intermediate_size + 4 * text.hidden_size) * itemsize
+    working += 4 * config.vision.intermediate_size * prompt_tokens * config.vision.merge_size**2 * itemsize
+    gib = {"weights": parameters * itemsize, "cache": per_token * slots, "working": working}
+    out = {name: round(size / 2**30, 3) for name, size in gib.items()}
+    return out | {"total": math.ceil(sum(gib.values()) / 2**30 * 1000) / 1000}

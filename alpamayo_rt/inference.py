@@ -167,7 +167,7 @@ class Model:
         watch.lap("expert")
         if not bool(torch.isfinite(action).all()):
             raise EngineError(
-                f"actions: not finite; the weights are damaged or {self.engine.precision} is too narrow for them"
+                f"actions: not finite; damaged weights, or {self.engine.precision} is too narrow for them"
             )
         assert sample.history_xyz is not None
         assert sample.history_rot is not None

@@ -65,9 +65,9 @@ class Result:
         if self.answer is not None:
             out["answer"] = self.answer
         if self.trajectories is not None and self.rotations is not None and self.actions is not None:
-            actions = _rounded(self.actions, 6)
+            actions = _rounded(self.actions, 8)
             out["trajectories"] = _rounded(self.trajectories, 5)
-            out["yaw"] = _rounded(yaw_of(self.rotations), 6)
+            out["yaw"] = _rounded(yaw_of(self.rotations), 7)
             out["actions"] = actions
             out["output_trajectory"] = actions
         out["prompt_tokens"] = self.prompt_tokens

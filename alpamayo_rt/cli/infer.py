@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,26 @@ from alpamayo_rt.errors import AlpamayoError, InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.result import Result
 from alpamayo_rt.sample.arrays import PreparedFile, read_npy
-from alpamayo_rt.sample.request import in_file_names, read_request_file
+from alpamayo_rt.sample.request import Request, in_file_names, read_request_file
 from alpamayo_rt.sample.sample import Sample
 from alpamayo_rt.settings import Settings
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to answer: its id, and how to get its sample and settings (either may raise InputError)."""
+    """One thing to answer.
+
+    Attributes:
+        id: its name in the output.
+        prepare: gives sample and settings; may raise InputError.
+        describe: the sentence for such an error.
+        extra: further fields of its response.
+    """
 
     id: str
     prepare: Callable[[Model], tuple[Sample, Settings]]
-    extra: dict[str, Any]
+    describe: Callable[[InputError], str]
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -64,13 +72,20 @@ def run(args: argparse.Namespace) -> int:
     for n, job in enumerate(jobs):
         responses.append(_answer(model, job, args, dump_folder, len(jobs)))
         say(_summary(n + 1, len(jobs), responses[-1]))
-    out = json.dumps({**run_header(model), "responses": responses}, indent=1, allow_nan=False) + "\n"
+    out = _as_text(run_header(model), responses)
     if args.output_file is None:
         sys.stdout.write(out)
     else:
         write_atomically(args.output_file, out.encode())
         print(f"wrote {args.output_file}")
     return 0 if all(response["status"] == "ok" for response in responses) else 1
+
+
+def _as_text(header: dict[str, Any], responses: list[dict[str, Any]]) -> str:
+    """JSON with one line a header field and one a response: long arrays stay on their line."""
+    fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in header.items()]
+    lines = ",\n".join(f"  {json.dumps(response, allow_nan=False)}" for response in responses)
+    return "{\n" + ",\n".join([*fields, f' "responses": [\n{lines}\n ]']) + "\n}\n"
 
 
 def _dump_folder(args: argparse.Namespace) -> Path | None:
@@ -108,17 +123,16 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     file = read_request_file(args.input_file)
     for warning in file.warnings:
         say(f"warning: {warning}")
-    return [
-        Job(
-            request.id,
-            lambda model, r=request: (  # type: ignore[misc]
-                r.sample(model.config.family, history, prepared),
-                r.settings(overrides),
-            ),
-            {},
-        )
-        for request in file.requests
-    ]
+    return [_request_job(request, history, prepared, overrides) for request in file.requests]
+
+
+def _request_job(
+    request: Request, history: dict[str, Any], prepared: PreparedFile | None, overrides: dict[str, Any]
+) -> Job:
+    def prepare(model: Model) -> tuple[Sample, Settings]:
+        return request.sample(model.config.family, history, prepared), request.settings(overrides)
+
+    return Job(request.id, prepare, request.located)
 
 
 def _clip_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
@@ -133,7 +147,7 @@ def _clip_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
         )
         return sample, Settings(**overrides)
 
-    return Job(args.clip, prepare, {"t0_us": args.t0_us})
+    return Job(args.clip, prepare, _describe, {"t0_us": args.t0_us})
 
 
 def _prepared_job(
@@ -152,7 +166,11 @@ def _prepared_job(
         )
         return sample, Settings(**overrides)
 
-    return Job(args.prepared.stem, prepare, {})
+    return Job(args.prepared.stem, prepare, _describe)
+
+
+def _describe(error: InputError) -> str:
+    return in_file_names(str(error))
 
 
 def _answer(
@@ -168,14 +186,14 @@ def _answer(
         if args.plot is not None:
             _plot(_plot_path(args.plot, job.id, jobs), sample, result)
         return {"id": job.id, "status": "ok", **job.extra, **result.to_json()}
+    except InputError as error:
+        message = job.describe(error)
     except AlpamayoError as error:
-        message = in_file_names(str(error))
+        message = str(error)
     except torch.OutOfMemoryError:
-        message = (
-            f"{model.engine.device}: out of memory; fewer candidates or images, or a lower precision need less"
+        message = f"{model.engine.device}: out of memory; fewer candidates or images need less"
     except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, OSError) as error:
         message = internal_error(error)
-        )
     return {"id": job.id, "status": "error", **job.extra, "error": message}
 
 

@@ -40,15 +40,10 @@ class Request:
         """Command line over request over file over default.
 
         Raises:
-            InputError: names the field with its place.
+            InputError: names the field.
         """
-        if self.problem is not None:
-            raise InputError(f"requests[{self.index}]{self.problem}")
         own = {name: self.raw[name] for name in SETTING_NAMES if name in self.raw}
-        try:
-            return Settings(**{**self.defaults, **own, **overrides})
-        except InputError as error:
-            raise self.located(error) from None
+        return Settings(**{**self.defaults, **own, **overrides})
 
     def sample(
         self, family: Family, history: Mapping[str, Any] | None = None, prepared: PreparedFile | None = None
@@ -61,18 +56,11 @@ class Request:
             prepared: patches in place of the messages' images.
 
         Raises:
-            InputError: names the field with its place.
+            InputError: names the field.
         """
-        try:
-            return self._sample(family, history or {}, prepared)
-        except InputError as error:
-            raise self.located(error) from None
-
-    def located(self, error: InputError) -> InputError:
-        """The error with `requests[i].` before a field in the request file's spelling."""
-        return InputError(f"requests[{self.index}].{in_file_names(str(error))}")
-
-    def _sample(self, family: Family, history: Mapping[str, Any], prepared: PreparedFile | None) -> Sample:
+        if self.problem is not None:
+            raise InputError(self.problem)
+        history = history or {}
         for name in self.raw:
             if name not in _SAMPLE_FIELDS and name not in SETTING_NAMES:
                 known = ", ".join((*_SAMPLE_FIELDS, *SETTING_NAMES))
@@ -99,6 +87,10 @@ class Request:
         cameras = self._cameras(len(images), layout)
         frames = read_frames(images, max(len(cameras), 1))
         return Sample(frames, cameras, navigation=navigation, question=question, **arrays)
+
+    def located(self, error: InputError) -> str:
+        """The error's sentence with `requests[i]` before the field in the request file's spelling."""
+        return f"requests[{self.index}].{in_file_names(str(error))}"
 
     def _read_messages(self, family: Family) -> tuple[list[Path], SpelledLayout]:
         messages = self.raw.get("messages", [])
@@ -224,15 +216,15 @@ def _requests(path: Path, entries: list[Any], defaults: Mapping[str, Any]) -> li
     for i, entry in enumerate(entries):
         problem, name = None, str(i)
         if not isinstance(entry, dict):
-            problem, entry = f": {type(entry).__name__}, expected an object", {}
+            problem, entry = f"(itself): a JSON {type(entry).__name__}, expected an object", {}
         elif "id" in entry:
             given = entry["id"]
             if (isinstance(given, str) and given) or (isinstance(given, int) and not isinstance(given, bool)):
                 name = str(given)
             else:
-                problem = f".id: {given!r}, expected a text"
+                problem = f"id: {given!r}, expected a text"
         if name in seen:
-            problem = f".id: {name!r} occurs twice, expected distinct ids"
+            problem = f"id: {name!r} occurs twice, expected distinct ids"
         seen.add(name)
         requests.append(Request(i, name, entry, path.parent, defaults, problem))
     return requests

@@ -1,0 +1,53 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# With pip this resolves to a CPU build; the package itself runs on torch 2.9 and later.
+TORCH ?= torch==2.13.0
+OUT ?= demo-output
+MODEL ?= tests/data/alpamayo1_5/model/checkpoint
+export ALPAMAYO_RT_GOLDEN ?= $(abspath ../shared/golden)
+
+.PHONY: help demo test test-all lint clean
+
+help:
+	@echo "make demo      set up, run the demo model on a clip, write the result and a picture to $(OUT)/"
+	@echo "make test      set up and run the tests (minutes)"
+	@echo "make test-all  the same with the long ones"
+	@echo "make lint      formatting, lint, types, spelling"
+
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	@touch $@
+
+$(VENV)/demo-installed: $(VENV)/created pyproject.toml
+	@echo "installing (a minute or two) …"
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data]"
+	@touch $@
+
+$(VENV)/test-installed: $(VENV)/demo-installed
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,dev]"
+	@touch $@
+
+demo: $(VENV)/demo-installed
+	@mkdir -p $(OUT)
+	$(BIN)/alpamayo-rt world make --clips 1 --seed 0 --out $(OUT)/dataset
+	$(BIN)/alpamayo-rt infer --model $(MODEL) --clip world-test-0-000000 --t0-us 3000000 \
+	  --dataset-root $(OUT)/dataset --output-file $(OUT)/result.json --plot $(OUT)/picture.png
+	@echo "result: $(OUT)/result.json   picture: $(OUT)/picture.png"
+
+test: $(VENV)/test-installed
+	$(BIN)/python -m pytest -rs
+
+test-all: $(VENV)/test-installed
+	ALPAMAYO_RT_TEST_ALL=1 $(BIN)/python -m pytest -rs
+
+lint: $(VENV)/test-installed
+	$(BIN)/ruff check alpamayo_rt tests
+	$(BIN)/ruff format --check alpamayo_rt tests
+	$(BIN)/mypy
+	$(BIN)/codespell alpamayo_rt tests docs *.md Makefile
+
+clean:
+	rm -rf $(VENV) $(OUT)

@@ -111,7 +111,9 @@ class TrainingNetwork(nn.Module):
         cos, sin = (t.view(batch, 1, waypoints, -1) for t in (cos, sin))
         seen = torch.arange(cache[0][0].shape[2], device=x.device) < length[:, None]
         mask = torch.cat([seen, seen.new_ones(batch, waypoints)], 1)[:, None, None]
-        mask = mask.expand(-1, 1, waypoints, -1)
+        # As numbers and contiguous: attention kernels want it so, and it is made once for all layers.
+        mask = torch.zeros(mask.shape, dtype=torch.bfloat16, device=x.device).masked_fill(~mask, -torch.inf)
+        mask = mask.expand(-1, 1, waypoints, -1).contiguous()
         for layer, past in zip(expert.decoder.layers, cache, strict=True):
             x, _, _ = self.block(layer, x, cos, sin, past, mask)
         velocity = expert.action_out_proj(expert.decoder.norm(x)).float()

@@ -19,11 +19,10 @@ from torch.utils.data import DataLoader
 from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import load_network, open_checkpoint
 from alpamayo_rt.config import ModelConfig, parse_model_config, read_json
-from alpamayo_rt.demo.render import render
 from alpamayo_rt.model.network import Network
-from alpamayo_rt.prompt.images import patchify
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
-from alpamayo_rt.training.examples import FRAMES, Examples, ExampleStream, to_device
+from alpamayo_rt.training.drawing import DrawnExamples, drawn
+from alpamayo_rt.training.examples import ExampleStream
 from alpamayo_rt.training.forward import TrainingNetwork
 from alpamayo_rt.training.nano_config import BACKBONE, write_skeleton
 from alpamayo_rt.training.weights import initialize, save_checkpoint
@@ -95,13 +94,13 @@ def train(out: Path, state: Path | None, settings: Slice, device: torch.device) 
     )
     started, seen, first = time.monotonic(), 0, step
     log: dict[str, float] = {}
-    for examples in loader:
+    for drawn_examples in drawn(loader, device):
         elapsed = (time.monotonic() - started) / 60 / settings.minutes
         share = min(1.0, (step - first + 1) / (warmup + 1)) * _decay(elapsed, settings.final)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * share
-        losses = training_step(model, unicycle, to_device(examples, device), settings.noises, optimizers)
+        losses = training_step(model, unicycle, drawn_examples, settings.noises, optimizers)
         step, seen = step + 1, seen + settings.batch
         if step % 50 == 0 or step == first + 1:
             values = {name: float(value) for name, value in losses.items()}
@@ -131,32 +130,29 @@ def train(out: Path, state: Path | None, settings: Slice, device: torch.device) 
 def training_step(
     model: TrainingNetwork,
     unicycle: Unicycle,
-    examples: Examples,
+    drawn_examples: DrawnExamples,
     noises: int,
     optimizers: list[torch.optim.Optimizer],
 ) -> dict[str, torch.Tensor]:
     """One step on one batch; returns the losses."""
+    examples = drawn_examples.examples
     device = examples.history_xyz.device
     batch = len(examples.history_xyz)
-    frames = render(examples.scenes, torch.arange(FRAMES).expand(batch, -1).numpy(), device)
-    images = (frames.flatten(0, 2).to(torch.bfloat16) - 127.5) / 127.5
-    patches = patchify(images)
     with torch.no_grad():
         actions = unicycle.inverse(
             examples.history_xyz, examples.history_rot, examples.future_xyz, examples.future_rot
         ).clamp(-_ACTION_LIMIT, _ACTION_LIMIT)
     with torch.autocast(device.type, torch.bfloat16):
-        features = model.vision(patches, _ROWS, _COLUMNS)
+        features = model.vision(drawn_examples.patches, _ROWS, _COLUMNS)
         words, right, cache = model.language(examples.driving, features)
         answers, right_answers, _ = model.language(examples.asking, features)
         length = examples.driving.length
         last = examples.driving.positions[torch.arange(batch, device=device), 0, length - 1]
-        flow = torch.stack(
-            [
-                model.flow(actions, torch.randn_like(actions), _times(batch, device), cache, last, length)
-                for _ in range(noises)
-            ]
-        ).mean()
+        draws = [
+            model.flow(actions, torch.randn_like(actions), _times(batch, device), cache, last, length)
+            for _ in range(noises)
+        ]
+        flow = torch.stack(draws).mean()
         loss = words + answers + flow
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

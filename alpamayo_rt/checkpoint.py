@@ -180,7 +180,7 @@ def match_tensors(checkpoint: Checkpoint, network: nn.Module) -> dict[str, str]:
         else:
             placed[name] = ours
     known = {_module_name(name, checkpoint.config) for name in checkpoint.tensors}
-    missing = [_checkpoint_name(slot, checkpoint.config) for slot in slots if slot not in known]
+    missing = [checkpoint_name(slot, checkpoint.config) for slot in slots if slot not in known]
     problems = [
         f"{len(names)} tensor(s) {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
         for what, names in (
@@ -196,7 +196,8 @@ def match_tensors(checkpoint: Checkpoint, network: nn.Module) -> dict[str, str]:
     return placed
 
 
-def _checkpoint_name(slot: str, config: ModelConfig) -> str:
+def checkpoint_name(slot: str, config: ModelConfig) -> str:
+    """The released name of a tensor of `Network`."""
     # The longest of our prefixes is the most specific one: "language.lm_head." lies inside "language.".
     for theirs, ours in sorted(config.family.tensor_prefixes, key=lambda pair: -len(pair[1])):
         if slot.startswith(ours):

@@ -41,7 +41,7 @@ def load(
         ModelError: the checkpoint cannot be used.
         EngineError: the engine, precision or device is not available.
     """
-    where = _device(device)
+    where = find_device(device)
     check_engine(engine)
     name = _precision(precision, where)
     checkpoint = open_checkpoint(str(model))
@@ -77,7 +77,12 @@ def _precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def _device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """The device that a user names.
+
+    Raises:
+        EngineError: it does not exist here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

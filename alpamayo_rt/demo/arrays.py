@@ -117,6 +117,4 @@ class SceneArrays:
 
 def stack(scenes: Sequence[SceneArrays]) -> SceneArrays:
     """A batch of scenes: every array gets a leading dimension."""
-    return SceneArrays(
-        **{f.name: np.stack([getattr(s, f.name) for s in scenes]) for f in fields(SceneArrays)}
-    )
+    return SceneArrays(**{f.name: np.stack([getattr(s, f.name) for s in scenes]) for f in fields(SceneArrays)})

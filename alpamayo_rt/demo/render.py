@@ -16,7 +16,7 @@ from alpamayo_rt.demo.road_field import road_field
 from alpamayo_rt.demo.scene_tensors import SceneTensors
 
 # Scenes drawn at once: bounds memory, does not change the result. One at a time stays in a CPU's caches.
-CHUNK = {"cpu": 1, "cuda": 16}
+CHUNK = {"cpu": 1, "cuda": 128}
 
 
 @torch.no_grad()

@@ -118,13 +118,7 @@ def make_others(rng: np.random.Generator, plan: Plan) -> list[Actor]:
                 Actor("car", along(lane, np.clip(s, 0, None), reverse=True), none, pick(rng, CAR_COLOURS))
             )
         actors = [a for i, a in enumerate(actors) if all(_apart(a, b) for b in actors[:i])]
-    if (
-        calm
-        and plan.junction is None
-        and plan.curve is None
-        and plan.lanes_right == 2
-        and rng.uniform() < 0.5
-    ):
+    if calm and plan.junction is None and plan.curve is None and plan.lanes_right == 2 and rng.uniform() < 0.5:
         lane = offset_path(plan.line, -(1 - plan.ego_lane + 0.5) * LANE_WIDTH)
         s = START_S + rng.uniform(-12.0, 30.0) + max(plan.v, 6.0) * rng.uniform(0.9, 1.1) * TIME
         actors.append(Actor("car", along(lane, s), none, pick(rng, CAR_COLOURS)))

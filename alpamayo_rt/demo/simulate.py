@@ -105,9 +105,7 @@ def _speed_targets(plan: Plan, path: Path) -> list[SpeedTarget]:
     if plan.curve is not None:
         start, radius, angle = plan.curve
         # The lane's own radius differs from the reference line's.
-        speed = math.sqrt(
-            LATERAL_COMFORT * max(radius - math.copysign(plan.offset, angle * plan.offset), 8.0)
-        )
+        speed = math.sqrt(LATERAL_COMFORT * max(radius - math.copysign(plan.offset, angle * plan.offset), 8.0))
         end = start + abs(angle) * radius + 6.0
         targets.append(SpeedTarget("curve", path.from_main(start + 5.0), path.from_main(end), speed))
     if plan.zone is not None:

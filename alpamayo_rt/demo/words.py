@@ -103,9 +103,7 @@ LEAD_QUESTION = "Is there a lead vehicle?"
 NEXT_QUESTION = "What is the next turn of the road?"
 LANES_QUESTION = "How many lanes does the road have?"
 _NEXT_ANSWERS = dict(
-    zip(
-        NEXT, ("A left curve.", "A right curve.", "A junction.", "None, the road goes straight."), strict=True
-    )
+    zip(NEXT, ("A left curve.", "A right curve.", "A junction.", "None, the road goes straight."), strict=True)
 )
 _LEAD_ANSWERS = ("No.", "Yes, a car.", "Yes, a truck.")
 _LANE_ANSWERS = {2: "Two.", 3: "Three.", 4: "Four."}

@@ -146,10 +146,9 @@ def training_step(
         features = model.vision(drawn_examples.patches, _ROWS, _COLUMNS)
         words, right, cache = model.language(examples.driving, features)
         answers, right_answers, _ = model.language(examples.asking, features)
-        length = examples.driving.length
-        last = examples.driving.positions[torch.arange(batch, device=device), 0, length - 1]
+        ends = model.ends(examples.driving)
         draws = [
-            model.flow(actions, torch.randn_like(actions), _times(batch, device), cache, last, length)
+            model.flow(actions, torch.randn_like(actions), _times(batch, device), cache, *ends)
             for _ in range(noises)
         ]
         flow = torch.stack(draws).mean()

@@ -34,7 +34,9 @@ def parts(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("nano")
     write_skeleton(folder, STATISTICS)
-    config = parse_model_config(folder, read_json(folder / "config.json"), read_json(folder / BACKBONE / "config.json"))
+    config = parse_model_config(
+        folder, read_json(folder / "config.json"), read_json(folder / BACKBONE / "config.json")
+    )
     network = Network(config).eval()
     initialize(network, 0)
     with torch.no_grad():
@@ -63,7 +65,9 @@ def _sample(windows, row, examples, tokenizer, which):
     if which == "asking":
         question = prompt.split("<|question_start|>")[1].split("<|question_end|>")[0]
     navigation = sample.navigation if which == "driving" and "<|route_start|>" in prompt else None
-    history = {} if which == "asking" else {"history_xyz": sample.history_xyz, "history_rot": sample.history_rot}
+    history = (
+        {} if which == "asking" else {"history_xyz": sample.history_xyz, "history_rot": sample.history_rot}
+    )
     return Sample(sample.frames, sample.camera_indices, **history, navigation=navigation, question=question)
 
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`alpamayo-rt world make`: clips of the demo world in the dataset's layout."""
+"""`alpamayo-rt world`: `make` writes clips of the demo world, `score` measures a model in it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
-from alpamayo_rt.cli.common import say
+from alpamayo_rt.cli.common import add_model_arguments, load_model, run_header, say, table
 from alpamayo_rt.errors import InputError
 
 
@@ -23,6 +25,17 @@ def add(commands: argparse._SubParsersAction) -> None:
     make.add_argument("--split", default="test", choices=("test", "train"), help="default: test")
     make.add_argument("--device", default="auto", help="where frames are drawn: auto, cpu, cuda")
     make.set_defaults(run=run)
+    score = actions.add_parser(
+        "score", help="measure a model on test clips, drawn in memory", allow_abbrev=False
+    )
+    add_model_arguments(score)
+    score.add_argument(
+        "--clips", "--limit", type=int, default=60, metavar="N", help="number of clips (default: 60; all: 300)"
+    )
+    score.add_argument("--seed", type=int, default=0, metavar="S", help="of the world (default: 0)")
+    score.add_argument("--out", type=Path, metavar="FILE", help="one JSON line a clip; goes on where it was")
+    score.add_argument("--json", action="store_true", help="print the table as JSON")
+    score.set_defaults(run=run_score)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,3 +52,55 @@ def run(args: argparse.Namespace) -> int:
         say(f"[{n}/{args.clips}] {clip}{'' if new else ' is there already'}")
     print(f"{args.clips} clip(s) in {args.out}")
     return 0
+
+
+def run_score(args: argparse.Namespace) -> int:
+    """Score a model; 1 where a criterion is missed."""
+    if args.clips < 1:
+        raise InputError(f"--clips: {args.clips}, expected a whole number from 1 on")
+    if args.seed < 0:
+        raise InputError(f"--seed: {args.seed}, expected 0 or more")
+    from alpamayo_rt.demo.score import acceleration_quantiles, score_clip
+    from alpamayo_rt.demo.score_table import summarize
+    from alpamayo_rt.demo.world import World
+
+    model = load_model(args)
+    header = {**run_header(model), "seed": args.seed}
+    done = _scored(args.out, header)
+    world, accels = World(args.seed, "test"), acceleration_quantiles(args.seed)
+    for index in range(args.clips):
+        if index in done:
+            continue
+        done[index] = clip = score_clip(model, world, index, accels)
+        verdict = "right" if clip["named"] == clip["cause"] else f"named {clip['named']}"
+        say(f"[{index + 1}/{args.clips}] {clip['cause']}: {verdict}, minADE6 {min(clip['ade']):.2f} m")
+        if args.out is not None:
+            with args.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(clip) + "\n")
+    rows = summarize([done[index] for index in range(args.clips)])
+    if args.json:
+        print(json.dumps({**header, "clips": args.clips, "table": [row.to_json() for row in rows]}, indent=1))
+    else:
+        said = {True: "pass", False: "FAIL", None: ""}
+        lines = [
+            (row.name, f"{row.value:.3f}", str(row.clips), row.criterion, said[row.passed]) for row in rows
+        ]
+        print(table(("measure", "value", "clips", "criterion", ""), lines))
+    return 1 if any(row.passed is False for row in rows) else 0
+
+
+def _scored(out: Path | None, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """What an interrupted run has left in `out`, by clip; its first line says what was run."""
+    if out is None:
+        return {}
+    if not out.exists() or not out.stat().st_size:
+        out.write_text(json.dumps(header) + "\n", encoding="utf-8")
+        return {}
+    lines = out.read_text(encoding="utf-8").splitlines()
+    try:
+        rows = [json.loads(line) for line in lines if line]
+    except json.JSONDecodeError:
+        raise InputError(f"--out: {out} is not what this command writes; remove it") from None
+    if rows[0] != header:
+        raise InputError(f"--out: {out} belongs to another model, world, device or version; remove it")
+    return {row["index"]: row for row in rows[1:]}

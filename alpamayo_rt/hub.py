@@ -13,8 +13,16 @@ BACKBONE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 
 
+NANO = "nano"
+
+
+def nano_folder() -> Path:
+    """Where the demo model lies in the package."""
+    return Path(__file__).parent / "demo" / NANO
+
+
 def find_checkpoint(model: str) -> Path:
-    """The folder of a checkpoint, downloaded when `model` is a hub id.
+    """The folder of a checkpoint: `model` itself, the demo model's for nano, or downloaded for a hub id.
 
     Raises:
         ModelError: neither a folder nor a hub id, or the hub did not give it; says what to do.
@@ -22,10 +30,14 @@ def find_checkpoint(model: str) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
+    if model == NANO and (nano_folder() / "config.json").is_file():
+        return nano_folder()
     if folder.exists():
-        raise ModelError(f"model: {model} is a file, expected a checkpoint folder or a hub id")
+        raise ModelError(f"model: {model} is a file, expected a checkpoint folder, a hub id or {NANO}")
     if not _HUB_ID.fullmatch(model):
-        raise ModelError(f"model: {model!r} is neither a folder nor a hub id such as nvidia/Alpamayo-1.5-10B")
+        raise ModelError(
+            f"model: {model!r} is neither a folder nor a hub id such as nvidia/Alpamayo-1.5-10B, nor {NANO}"
+        )
     return _download(model, CHECKPOINT_FILES)
 
 

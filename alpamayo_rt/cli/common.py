@@ -17,7 +17,9 @@ from alpamayo_rt.loading import ENGINES, LATER_PRECISIONS, PRECISIONS
 
 def add_model_arguments(command: argparse.ArgumentParser, required: bool = True) -> None:
     """`--model`, `--engine`, `--precision`, `--device`."""
-    command.add_argument("--model", required=required, metavar="M", help="a checkpoint folder or a hub id")
+    command.add_argument(
+        "--model", required=required, metavar="M", help="a checkpoint folder, a hub id, or nano"
+    )
     command.add_argument("--engine", default="auto", metavar="E", help=f"{', '.join(ENGINES)} (default: auto)")
     precisions = ", ".join(("auto", *PRECISIONS, *LATER_PRECISIONS))
     command.add_argument("--precision", default="auto", metavar="P", help=f"{precisions} (default: auto)")

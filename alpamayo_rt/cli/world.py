@@ -25,6 +25,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     make.add_argument("--split", default="test", choices=("test", "train"), help="default: test")
     make.add_argument("--device", default="auto", help="where frames are drawn: auto, cpu, cuda")
     make.set_defaults(run=run)
+    drive = actions.add_parser(
+        "drive", help="drive the clips that make has written, against the true future", allow_abbrev=False
+    )
+    add_model_arguments(drive)
+    drive.add_argument("--dataset-root", type=Path, required=True, metavar="ROOT", help="what make has written")
+    drive.add_argument("--out", type=Path, metavar="DIR", help="one picture a clip")
+    drive.set_defaults(run=run_drive)
     score = actions.add_parser(
         "score", help="measure a model on test clips, drawn in memory", allow_abbrev=False
     )
@@ -51,6 +58,31 @@ def run(args: argparse.Namespace) -> int:
     for n, (clip, new) in enumerate(write_world(args.out, args.clips, args.seed, args.split, device), 1):
         say(f"[{n}/{args.clips}] {clip}{'' if new else ' is there already'}")
     print(f"{args.clips} clip(s) in {args.out}")
+    return 0
+
+
+def run_drive(args: argparse.Namespace) -> int:
+    """Drive written clips and print what the model says and how near it comes."""
+    from alpamayo_rt.demo.drive import drive_world
+    from alpamayo_rt.sample.clip_writer import DatasetWriter
+
+    if not args.dataset_root.is_dir():
+        raise InputError(f"--dataset-root: {args.dataset_root} is not a folder; make it with world make")
+    clips = sorted(DatasetWriter(args.dataset_root).written())
+    if not clips:
+        raise InputError(f"--dataset-root: {args.dataset_root} holds no clips; make some with world make")
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    model = load_model(args)
+    errors = []
+    for driven in drive_world(model, args.dataset_root, clips, args.out):
+        told = f", told “{driven.navigation}”" if driven.navigation else ""
+        print(f"{driven.clip_id} (true cause: {driven.cause.replace('_', ' ')}{told})")
+        print(f"  {driven.result.reasoning[0]}   minADE6 {driven.min_ade:.2f} m over 6.4 s", flush=True)
+        errors.append(driven.min_ade)
+    print(f"mean minADE6 of {len(errors)} clip(s): {sum(errors) / len(errors):.2f} m")
+    if args.out is not None:
+        print(f"pictures: {args.out}")
     return 0
 
 

@@ -53,6 +53,14 @@ class Checkpoint:
         """The folder's name, for provenance."""
         return self.folder.resolve().name
 
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor as it is stored, on the CPU.
+
+        Raises:
+            ModelError: it is not there or cannot be read.
+        """
+        return next(tensor for _, tensor in _read_tensors(self, [name], None))
+
     def fingerprint(self) -> str:
         """A hash of the configuration, all shards' headers and a sample of their bytes.
 

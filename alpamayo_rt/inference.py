@@ -13,7 +13,7 @@ from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import Checkpoint
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.hand_off import HandOff, hand_off
-from alpamayo_rt.engine.sampling import StopRule, draw_uniforms
+from alpamayo_rt.engine.sampling import Sampling, StopRule, draw_uniforms
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, check_request, prepare_images
@@ -126,7 +126,7 @@ class Model:
         cache, logits = self.engine.prefill(prompt, features, settings.max_generate_length)
         watch.lap("prefill")
         uniforms = draw_uniforms(1, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, settings.sampling, rule, uniforms)
+        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms)
         watch.lap("decode")
         answer = self.text_of(rollout.tokens[0], question=True)
         return Result(
@@ -151,7 +151,7 @@ class Model:
         cache, logits = self.engine.prefill(prompt, features, room)
         watch.lap("prefill")
         uniforms = draw_uniforms(sequences, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, settings.sampling, rule, uniforms)
+        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms)
         watch.lap("decode")
         reads = list(range(k)) if settings.multi_seq else [0] * k
         handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
@@ -238,6 +238,10 @@ class Model:
             "family": self.config.family.model_type,
             "hash": self.checkpoint.fingerprint(),
         }
+
+
+def _sampling(settings: Settings) -> Sampling:
+    return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_generate_length)
 
 
 def _check_noise(noise: torch.Tensor, candidates: int, waypoints: int) -> torch.Tensor:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from alpamayo_rt.engine.sampling import Sampling
 from alpamayo_rt.errors import InputError
 
 MAX_CANDIDATES = 1024
@@ -45,11 +44,6 @@ class Settings:
             _number("guidance_weight", self.guidance_weight, -1000, 1000)
         if not isinstance(self.multi_seq, bool):
             raise InputError(f"multi_seq: {self.multi_seq!r}, expected true or false")
-
-    @property
-    def sampling(self) -> Sampling:
-        """The part that chooses tokens."""
-        return Sampling(self.temperature, self.top_p, self.top_k, self.max_generate_length)
 
 
 SETTING_NAMES = tuple(field.name for field in fields(Settings))

@@ -103,7 +103,7 @@ def _token_ids(config: ModelConfig, tokenizer: PromptTokenizer) -> dict[str, int
 
 
 def _statistics(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Mean, standard deviation and bounds that inference uses: those stored as tensors go before the config's."""
+    """Statistics that inference uses (stored tensors before the config) and the bounds."""
     space, stored = checkpoint.config.action_space, checkpoint.config.family.stored_statistics
 
     def value(name: str) -> float:

@@ -140,7 +140,7 @@ def find_family(raw: Mapping[str, Any], path: Path) -> Family:
     """The family that `config.json` names, or a `ModelError` that says what was found and what is supported."""
     supported = ", ".join(f"{f.model_type} ({f.title})" for f in FAMILIES.values())
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(f"{path}: model_type {model_type!r} is not supported, expected one of {supported}")
     quantization = raw.get("quantization_config")
     if quantization is not None:
@@ -150,6 +150,11 @@ def find_family(raw: Mapping[str, Any], path: Path) -> Family:
             f"expected unquantized weights of {supported}"
         )
     return FAMILIES[model_type]
+
+
+def _is_number(value: object) -> bool:
+    # Comparing, unlike converting, works for integers of any size; it is false for NaN.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 class _Fields:
@@ -179,15 +184,21 @@ class _Fields:
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             raise ModelError(f"{self.where}.{name}: {value!r}, expected a number")
         return float(value)
 
     def numbers(self, name: str, n: int, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
         value = self._get(name, default)
-        if not isinstance(value, list | tuple) or len(value) != n:
+        if not isinstance(value, list | tuple) or len(value) != n or not all(map(_is_number, value)):
             raise ModelError(f"{self.where}.{name}: {value!r}, expected {n} numbers")
         return tuple(float(v) for v in value)
+
+    def wholes(self, name: str) -> tuple[int, ...]:
+        value = self._get(name, None)
+        if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
+            raise ModelError(f"{self.where}.{name}: {value!r}, expected a list of whole numbers")
+        return tuple(value)
 
     def expect(self, name: str, wanted: object, default: object = None) -> None:
         value = self.raw.get(name, default)
@@ -264,9 +275,6 @@ def _check(config: ModelConfig, path: Path) -> None:
 
 def _vision(f: _Fields) -> VisionConfig:
     f.expect("hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
-    taps = f.raw.get("deepstack_visual_indexes")
-    if not isinstance(taps, list):
-        raise ModelError(f"{f.where}.deepstack_visual_indexes: {taps!r}, expected a list of block numbers")
     return VisionConfig(
         depth=f.whole("depth"),
         hidden_size=f.whole("hidden_size"),
@@ -274,7 +282,7 @@ def _vision(f: _Fields) -> VisionConfig:
         intermediate_size=f.whole("intermediate_size"),
         out_hidden_size=f.whole("out_hidden_size"),
         num_position_embeddings=f.whole("num_position_embeddings"),
-        deepstack_layers=tuple(int(i) for i in taps),
+        deepstack_layers=f.wholes("deepstack_visual_indexes"),
         in_channels=f.whole("in_channels", 3),
         patch_size=f.whole("patch_size"),
         temporal_patch_size=f.whole("temporal_patch_size"),
@@ -286,18 +294,13 @@ def _text(f: _Fields) -> TextConfig:
     f.expect("hidden_act", "silu", "silu")
     f.expect("attention_bias", False, False)
     # Newer configs keep everything about rotary positions in one object.
-    rope = f.raw.get("rope_parameters") or f.raw.get("rope_scaling") or {}
-    section = rope.get("mrope_section")
-    if not isinstance(section, list) or len(section) != 3:
-        raise ModelError(f"{f.where}.rope_scaling.mrope_section: {section!r}, expected three numbers")
-    if not rope.get("mrope_interleaved", True):
-        raise ModelError(f"{f.where}.rope_scaling.mrope_interleaved: false is not supported, expected true")
-    theta = f.raw.get("rope_theta", rope.get("rope_theta"))
-    if not isinstance(theta, int | float):
-        raise ModelError(f"{f.where}.rope_theta: {theta!r}, expected a number")
-    eos = f.raw.get("eos_token_id")
-    if not isinstance(eos, int):
-        raise ModelError(f"{f.where}.eos_token_id: {eos!r}, expected a token id")
+    name = "rope_parameters" if f.raw.get("rope_parameters") else "rope_scaling"
+    rope = f.sub(name)
+    section = rope.wholes("mrope_section")
+    if len(section) != 3:
+        raise ModelError(f"{rope.where}.mrope_section: {list(section)}, expected three numbers")
+    rope.expect("mrope_interleaved", True, True)
+    theta = (f if f.raw.get("rope_theta") is not None else rope).number("rope_theta")
     return TextConfig(
         num_layers=f.whole("num_hidden_layers"),
         hidden_size=f.whole("hidden_size"),
@@ -306,10 +309,10 @@ def _text(f: _Fields) -> TextConfig:
         head_dim=f.whole("head_dim"),
         intermediate_size=f.whole("intermediate_size"),
         rms_norm_eps=f.number("rms_norm_eps"),
-        rope_theta=float(theta),
-        mrope_section=(int(section[0]), int(section[1]), int(section[2])),
+        rope_theta=theta,
+        mrope_section=(section[0], section[1], section[2]),
         vocab_size=f.whole("vocab_size"),
-        eos_token_id=eos,
+        eos_token_id=f.whole("eos_token_id"),
     )
 
 

@@ -136,7 +136,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: missing, expected a recorded case") from None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable .npz ({error})") from None
-    except AttributeError:
+    except TypeError:
         raise InputError(f"{path}: holds one array, expected an .npz archive") from None
 
 

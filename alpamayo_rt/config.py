@@ -267,6 +267,12 @@ def _check(config: ModelConfig, path: Path) -> None:
             f"{path}: the vision tower gives {config.vision.out_hidden_size} values a token, "
             f"the language model takes {language.hidden_size}"
         )
+    taps = config.vision.deepstack_layers
+    if len(set(taps)) != len(taps) or any(tap >= config.vision.depth for tap in taps):
+        raise ModelError(
+            f"{path}: deepstack_visual_indexes {list(taps)}, "
+            f"expected distinct numbers below the tower's depth {config.vision.depth}"
+        )
     if not 0 < config.min_pixels <= config.max_pixels:
         raise ModelError(
             f"{path}: min_pixels {config.min_pixels} and max_pixels {config.max_pixels} allow no image"

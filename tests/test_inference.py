@@ -145,7 +145,7 @@ def test_guidance_of_weight_zero_drives_as_if_the_same_words_had_no_navigation(m
 
 def test_guidance_without_navigation_is_an_input_error(model_1_5: Model) -> None:
     for sample in (driving_sample(), question_sample()):
-        with pytest.raises(InputError, match="guidance_weight: given without nav_text"):
+        with pytest.raises(InputError, match="guidance_weight: given without navigation"):
             model_1_5.infer(sample, guidance_weight=1.5)
 
 
@@ -243,5 +243,5 @@ def test_settings_are_checked_before_any_work(model_1_5: Model, monkeypatch: pyt
     monkeypatch.setattr(model_1_5.engine, "encode_images", never)
     with pytest.raises(InputError, match="num_candidates"):
         model_1_5.infer(driving_sample(), num_candidates=0)
-    with pytest.raises(InputError, match="ego_history_xyz"):
+    with pytest.raises(InputError, match="history_xyz"):
         model_1_5.infer(Sample(random_frames(1, 1), (1,)))

@@ -86,14 +86,9 @@ def test_names_and_defaults_are_those_of_infer() -> None:
     assert all(parameters[name].default == getattr(Settings(), name) for name in SETTING_NAMES)
 
 
-def test_sampling_is_the_part_that_chooses_tokens() -> None:
-    settings = Settings(temperature=0.3, top_p=0.5, top_k=7, max_generate_length=9)
-    assert settings.sampling == Sampling(0.3, 0.5, 7, 9)
-
-
 @given(st.floats(0, 100), st.floats(0, 1), st.none() | st.integers(1, 100))
 def test_greedy_is_temperature_zero_top_k_one_or_top_p_zero(
     temperature: float, top_p: float, top_k: int | None
 ) -> None:
-    sampling = Settings(temperature=temperature, top_p=top_p, top_k=top_k).sampling
+    sampling = Sampling(temperature, top_p, top_k)
     assert sampling.greedy == (temperature == 0 or top_p == 0 or top_k == 1)

@@ -62,10 +62,10 @@ def test_question_needs_no_history(model_1_5: Model) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"navigation": "left", "question": "why?"}, "question: given with nav_text"),
-        ({"navigation": "<|route_end|>drive"}, r"nav_text: holds the model's own token <\|route_end\|>"),
+        ({"navigation": "left", "question": "why?"}, "question: given with navigation"),
+        ({"navigation": "<|route_end|>drive"}, r"navigation: holds the model's own token <\|route_end\|>"),
         ({"question": "is <i5> good?"}, "question: holds the model's own token <i5>"),
-        ({"history_xyz": None, "history_rot": None}, "ego_history_xyz: missing"),
+        ({"history_xyz": None, "history_rot": None}, "history_xyz: missing"),
     ],
 )
 def test_what_has_no_place_in_the_prompt_is_refused(

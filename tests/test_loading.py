@@ -38,7 +38,8 @@ def test_auto_without_a_gpu_is_float32_on_the_cpu() -> None:
 
 def test_public_names() -> None:
     assert sorted(alpamayo_rt.__all__) == [
-        "AlpamayoError", "DatasetError", "EngineError", "InputError", "Model", "ModelError", "Result", "Sample", "load",
+        "AlpamayoError", "DatasetError", "EngineError", "InputError",
+        "Model", "ModelError", "Result", "Sample", "load",
     ]  # fmt: skip
     assert all(hasattr(alpamayo_rt, name) for name in alpamayo_rt.__all__)
     assert issubclass(alpamayo_rt.InputError, ValueError)

@@ -128,9 +128,10 @@ def model_config(tokenizer: Tokenizer, statistics: dict[str, float]) -> dict[str
         statistics: accel_mean, accel_std (m/s²), curvature_mean, curvature_std (1/m) of the training data.
     """
     first = tokenizer.get_vocab_size()
+    package = DEMO_FAMILY.model_type  # the released files name the reference's classes; they are never imported
     special = {name: first + TRAJECTORY_TOKENS + i for i, name in enumerate(DEMO_FAMILY.special_tokens)}
     space = {
-        "_target_": f"{DEMO_FAMILY.model_type}.action_space.UnicycleAccelCurvatureActionSpace",
+        "_target_": f"{package}.action_space.UnicycleAccelCurvatureActionSpace",
         "n_waypoints": 64, "dt": 0.1, "accel_bounds": [-9.8, 9.8], "curvature_bounds": [-0.33, 0.33],
         **statistics,
         "a_lambda": 1e-4, "a_ridge": 1e-4, "kappa_lambda": 1e-4, "kappa_ridge": 1e-4,
@@ -162,17 +163,17 @@ def model_config(tokenizer: Tokenizer, statistics: dict[str, float]) -> dict[str
         "tokens_per_future_traj": 128,
         "action_space_cfg": space,
         "action_in_proj_cfg": {
-            "_target_": f"{DEMO_FAMILY.model_type}.models.action_in_proj.PerWaypointActionInProjV2",
+            "_target_": f"{package}.models.action_in_proj.PerWaypointActionInProjV2",
             "hidden_size": 256, "max_freq": 100.0, "num_enc_layers": 2, "num_fourier_feats": 20,
         },
         "action_out_proj_cfg": {"_target_": "torch.nn.Linear"},
         "diffusion_cfg": {
-            "_target_": f"{DEMO_FAMILY.model_type}.diffusion.flow_matching.FlowMatching",
+            "_target_": f"{package}.diffusion.flow_matching.FlowMatching",
             "int_method": "euler", "num_inference_steps": 10,
         },
-        "hist_traj_tokenizer_cfg": {"_target_": f"{DEMO_FAMILY.model_type}.models.delta_tokenizer.DeltaTrajectoryTokenizer"},
+        "hist_traj_tokenizer_cfg": {"_target_": f"{package}.models.delta_tokenizer.DeltaTrajectoryTokenizer"},
         "traj_tokenizer_cfg": {
-            "_target_": f"{DEMO_FAMILY.model_type}.action_space.discrete_action_space.DiscreteTrajectoryTokenizer",
+            "_target_": f"{package}.action_space.discrete_action_space.DiscreteTrajectoryTokenizer",
             "_recursive_": False, "action_space_cfg": space,
             "dims_max": [10, 10], "dims_min": [-10, -10], "num_bins": FUTURE_BINS,
         },

@@ -95,6 +95,9 @@ def _list_tensors(folder: Path) -> dict[str, Tensor]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{index}: weight_map missing, expected tensor names and their shards")
+        for name, shard in weight_map.items():
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise ModelError(f"{index}: shard {shard!r} of {name}, expected a file name in the same folder")
     else:
         if not (folder / "model.safetensors").exists():
             raise ModelError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there")
@@ -102,8 +105,6 @@ def _list_tensors(folder: Path) -> dict[str, Tensor]:
     shards = sorted(set(weight_map.values())) if weight_map else ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        if Path(shard).name != shard:
-            raise ModelError(f"{index}: shard {shard!r}, expected a file name in the same folder")
         for name, tensor in _read_header(folder / shard).items():
             if weight_map is not None and weight_map.get(name) != shard:
                 where = weight_map.get(name)

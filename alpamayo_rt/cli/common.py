@@ -34,7 +34,8 @@ def load_model(args: argparse.Namespace, only: tuple[str, ...] = ("",)) -> Model
 
 def say(line: str) -> None:
     """Progress: one line on stderr, whatever the text holds."""
-    print(one_line(line), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # print would take stdout instead
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 def emit(text: str) -> None:
@@ -44,6 +45,8 @@ def emit(text: str) -> None:
         BrokenPipeError: whoever read it has gone.
         InputError: stdout cannot be written.
     """
+    if sys.stdout is None:
+        raise InputError("standard output: closed, expected it open")
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         emit(out)
     else:
         write_atomically(args.output_file, (out + "\n").encode())
-        emit(f"wrote {args.output_file}")
+        say(f"wrote {args.output_file}")
     return 0 if all(response["status"] == "ok" for response in responses) else 1
 
 

@@ -43,7 +43,7 @@ class Run:
     @property
     def complaints(self) -> list[str]:
         """The lines on stderr that are not progress."""
-        progress = ("loading ", "[")
+        progress = ("loading ", "[", "wrote ")
         return [line for line in self.err.splitlines() if line and not line.startswith(progress)]
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import alpamayo_rt
 from alpamayo_rt import Model, loading
 from alpamayo_rt.cli.main import main
 
-torch.set_num_threads(2)
 _LOADED: dict[tuple[object, ...], Model] = {}
 _load = loading.load
 
@@ -24,6 +23,15 @@ _load = loading.load
 def _model_is_here() -> None:
     if not CHECKPOINT.is_dir():
         pytest.skip(f"no small checkpoint at {CHECKPOINT}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # The small model's layers are too short for two: on a busy machine each one waits for the second thread.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -477,7 +477,7 @@ CANNOT_START = {
         only(*MODEL, "--clip", "c", "--dataset-root", "{folder}/none"),
         ["dataset_root", "none"],
     ),
-    "model-missing": (only("--model", "{folder}/none", "--input-file", "x"), ["x: missing"]),
+    "model-missing": (flags("--model", "{folder}/none"), ["model: ", "none' is neither a folder nor a hub id"]),
     "precision-fp8": (flags("--precision", "fp8"), ["precision: fp8", "fp32"]),
     "precision-unknown": (flags("--precision", "fp64"), ["precision: 'fp64'", "fp32, fp16, bf16"]),
     "device-unknown": (flags("--device", "gpu"), ["device: 'gpu'", "cuda:N"]),
@@ -863,7 +863,7 @@ def test_as_a_process(tmp_path: Path) -> None:
     run = process("infer", *MODEL, "--input-file", source, *output)
     assert run.status == 1
     assert run.complaints == []
-    assert [line[:5] for line in run.err.splitlines()] == ["loadi", "[1/2]", "[2/2]"]
+    assert [line[:5] for line in run.err.splitlines()] == ["loadi", "[1/2]", "[2/2]", "wrote"]
     assert [r["status"] for r in json.loads((tmp_path / "out.json").read_text())["responses"]] == [
         "error",
         "ok",
@@ -883,6 +883,15 @@ def test_standard_output_that_refuses(tmp_path: Path) -> None:
         lines = done.stderr.splitlines()
         assert len(lines) == (where == "/dev/full")
         assert all("standard output: cannot be written" in line for line in lines)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_closed_standard_streams() -> None:
+    command = f"{sys.executable} -m alpamayo_rt inspect {CHECKPOINT}"
+    done = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stderr) == (2, "alpamayo-rt: standard output: closed, expected it open\n")
+    done = subprocess.run(f"{command}x 2>&-", shell=True, capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_reader_that_has_gone(tmp_path: Path) -> None:

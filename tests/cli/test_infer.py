@@ -335,7 +335,8 @@ def test_standard_output_is_the_json_and_nothing_else(tmp_path: Path) -> None:
     # And in a file, from another process with the same seed, it is the same.
     output = tmp_path / "out.json"
     run = process("infer", *PREPARED, *QUICK, "--output-file", output)
-    assert run.out == f"wrote {output}\n"
+    assert run.out == ""
+    assert run.err.splitlines()[-1] == f"wrote {output}"
     again = json.loads(output.read_text())
     for each in (written, again):
         each["responses"] = [without_times(response) for response in each["responses"]]

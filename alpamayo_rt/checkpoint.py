@@ -103,9 +103,9 @@ def _list_tensors(folder: Path) -> dict[str, Tensor]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{index}: weight_map missing, expected tensor names and their shards")
-        for shard in weight_map.values():
+        for name, shard in weight_map.items():
             if not isinstance(shard, str) or Path(shard).name != shard:
-                raise ModelError(f"{index}: shard {shard!r}, expected a file name in the same folder")
+                raise ModelError(f"{index}: shard {shard!r} of {name}, expected a file name in the same folder")
     else:
         if not (folder / "model.safetensors").exists():
             raise ModelError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there")

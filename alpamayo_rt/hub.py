@@ -51,6 +51,8 @@ def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+    except errors.HFValidationError:
+        raise ModelError(f"{hub_id!r} is neither a folder nor a valid hub id") from None
     except errors.GatedRepoError:
         raise ModelError(
             f"{hub_id} is gated: accept its terms at https://huggingface.co/{hub_id}, then run `hf auth login`"
@@ -63,6 +65,6 @@ def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{hub_id}: not in the local cache and the hub could not be reached ({reason}); "
+            f"{hub_id}: no such folder, not in the local cache, and the hub could not be reached ({reason}); "
             f"run `hf download {hub_id}` where there is a network, or give a folder"
         ) from None

@@ -172,6 +172,10 @@ class Model:
         assert sample.history_xyz is not None
         assert sample.history_rot is not None
         xyz, rot = self.unicycle.integrate(action, sample.history_xyz, sample.history_rot)
+        if not bool(torch.isfinite(xyz).all() and torch.isfinite(rot).all()):
+            raise InputError(
+                "history_xyz: gives trajectories that are not finite, expected metres in the ego frame at t0"
+            )
         trace = Trace(
             prompt, handed, noise, action, settings.num_diffusion_steps, unguided_prompt, unguided, weight
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from alpamayo_rt.action.flow_matching import draw_noise
@@ -19,7 +20,7 @@ from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, check_request, prepare_images
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.result import Result, Trace
-from alpamayo_rt.sample.sample import Sample
+from alpamayo_rt.sample.sample import Sample, as_array
 from alpamayo_rt.settings import Settings
 
 
@@ -70,7 +71,7 @@ class Model:
         top_k: int | None = None,
         max_generate_length: int = 256,
         seed: int = 0,
-        noise: torch.Tensor | None = None,
+        noise: torch.Tensor | np.ndarray | None = None,
         guidance_weight: float | None = None,
         keep_trace: bool = False,
     ) -> Result:
@@ -140,7 +141,7 @@ class Model:
         prompt: Prompt,
         features: VisionFeatures,
         settings: Settings,
-        noise: torch.Tensor | None,
+        noise: torch.Tensor | np.ndarray | None,
         keep_trace: bool,
         watch: Stopwatch,
     ) -> Result:
@@ -248,7 +249,8 @@ def _sampling(settings: Settings) -> Sampling:
     return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_generate_length)
 
 
-def _check_noise(noise: torch.Tensor, candidates: int, waypoints: int) -> torch.Tensor:
+def _check_noise(noise: object, candidates: int, waypoints: int) -> torch.Tensor:
+    noise = as_array(noise, "noise")
     if tuple(noise.shape) != (candidates, waypoints, 2) or not bool(torch.isfinite(noise).all()):
         raise InputError(
             f"noise: shape {tuple(noise.shape)}, expected finite numbers ({candidates}, {waypoints}, 2)"

@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -30,6 +31,8 @@ CHECKPOINT = CASES / "model" / "checkpoint"
 QUICK = ("--max-generate-length", "4", "--num-candidates", "2", "--num-diffusion-steps", "2")
 SETTINGS = {"max_generate_length": 4, "num_candidates": 2, "num_diffusion_steps": 2}
 CAMERAS = [0, 1]
+MODEL = ("--model", CHECKPOINT)
+NAN, INFINITY = float("nan"), float("inf")
 
 
 @dataclass(frozen=True)
@@ -172,3 +175,31 @@ def change_json(path: Path, change: Callable[[Any], Any]) -> None:
     value = json.loads(path.read_text())
     changed = change(value)
     path.write_text(json.dumps(value if changed is None else changed))
+
+
+def cases(table: dict[str, tuple]) -> Any:
+    """One test an entry of a table."""
+    return [pytest.param(*values, id=name) for name, values in table.items()]
+
+
+def cannot_start(run: Any, folder: Path, before: Iterable[Path], words: list[str]) -> None:
+    assert run.status == 2
+    assert run.out == ""
+    (line,) = run.complaints
+    assert line.startswith("alpamayo-rt")
+    assert "internal error" not in line
+    assert len(line) < 600
+    for word in words:
+        assert word in line
+    assert sorted(folder.rglob("*")) == sorted(before), "something was written"
+
+
+def cut(path: Path, parts: int = 2) -> None:
+    """Break a file off."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // parts])
+
+
+def bare_array(path: Path) -> None:
+    """A .npy file, whatever it is called."""
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_requests import BAD_REQUESTS
 from cli_runs import CASES, CHECKPOINT, ROOT, SETTINGS, history, infer, request, with_text, write_requests
 from jsonschema import Draft202012Validator
-from test_bad_input import BAD_REQUESTS
 
 from alpamayo_rt.sample.request import _SAMPLE_FIELDS
 from alpamayo_rt.settings import SETTING_NAMES

@@ -19,7 +19,7 @@ from alpamayo_rt.demo.road import (
     offset_path,
     turn_span,
 )
-from alpamayo_rt.demo.scenario import LATERAL_COMFORT, START_S, ZONE_SPEED, Plan, plan_scene
+from alpamayo_rt.demo.scenario import LATERAL_COMFORT, START_S, TURN_COMFORT, ZONE_SPEED, Plan, plan_scene
 from alpamayo_rt.demo.scenery import (
     TIME,
     Lead,
@@ -115,7 +115,7 @@ def _speed_targets(plan: Plan, path: Path) -> list[SpeedTarget]:
     if plan.junction is not None and plan.navigation in ("left", "right"):
         begin, end = turn_span(path, plan.junction)
         sharpest = np.abs(path.curvature[(path.s >= begin) & (path.s <= end)]).max()
-        targets.append(SpeedTarget("turn", begin, end, math.sqrt(LATERAL_COMFORT / sharpest)))
+        targets.append(SpeedTarget("turn", begin, end, math.sqrt(TURN_COMFORT / sharpest)))
     return targets
 
 

@@ -74,7 +74,7 @@ class ExampleStream(IterableDataset):
         seed: of the world; the split is always "train".
         batch: windows a batch.
         lengths: tokens to which driving and asking sequences are filled up.
-        windows: windows taken of each clip: its own and others at random.
+        others: how many windows at random of each clip are taken on average besides its own, up to 1.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class ExampleStream(IterableDataset):
         seed: int,
         batch: int,
         lengths: tuple[int, int],
-        windows: int = 2,
+        others: float = 0.5,
     ):
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
-        self.batch, self.lengths, self.windows = batch, lengths, windows
+        self.batch, self.lengths, self.others = batch, lengths, others
 
     def __iter__(self) -> Iterator[Examples]:
         worker = get_worker_info()
@@ -97,9 +97,10 @@ class ExampleStream(IterableDataset):
         while True:
             scene = simulate("train", self.seed, index)
             index += stride
-            others = rng.integers(FIRST_WINDOW, LAST_WINDOW + 1, size=self.windows - 1)
-            pending += [(scene, int(scene.t0)), *((scene, int(t0)) for t0 in others)]
-            if len(pending) >= self.batch:
+            pending.append((scene, int(scene.t0)))
+            if rng.random() < self.others:
+                pending.append((scene, int(rng.integers(FIRST_WINDOW, LAST_WINDOW + 1))))
+            while len(pending) >= self.batch:
                 yield self.make(pending[: self.batch], rng)
                 pending = pending[self.batch :]
 

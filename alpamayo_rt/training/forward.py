@@ -82,6 +82,12 @@ class TrainingNetwork(nn.Module):
         target = text.targets[learned]
         return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean(), cache
 
+    @staticmethod
+    def ends(text: Text) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each row (B,): the position of its last token, and its length."""
+        rows = torch.arange(len(text.ids), device=text.ids.device)
+        return text.positions[rows, 0, text.length - 1], text.length
+
     def flow(
         self,
         actions: torch.Tensor,
@@ -91,19 +97,32 @@ class TrainingNetwork(nn.Module):
         positions: torch.Tensor,
         length: torch.Tensor,
     ) -> torch.Tensor:
-        """Flow-matching loss.
+        """Flow-matching loss: actions (B, W, 2) normalized end the flow, noise (B, W, 2) starts it.
+
+        The others as in `velocity`.
+        """
+        state = torch.lerp(noise, actions, time[:, None, None])
+        return F.mse_loss(self.velocity(state, time, cache, positions, length), actions - noise)
+
+    def velocity(
+        self,
+        state: torch.Tensor,
+        time: torch.Tensor,
+        cache: Cache,
+        positions: torch.Tensor,
+        length: torch.Tensor,
+    ) -> torch.Tensor:
+        """The flow's velocity (B, W, 2).
 
         Args:
-            actions: (B, W, 2) normalized, the end of the flow.
-            noise: (B, W, 2), its start.
+            state: (B, W, 2) normalized actions on their way.
             time: (B,) in [0, 1].
             cache: of the language model, which the expert reads up to `length`.
             positions: (B,) of the last token that it reads.
             length: (B,).
         """
         expert = self.network.expert
-        batch, waypoints, _ = actions.shape
-        state = torch.lerp(noise, actions, time[:, None, None])
+        batch, waypoints, _ = state.shape
         x = self._embed(state, time)
         steps = torch.arange(waypoints, device=x.device)
         at = (positions[:, None] + 1 + steps).flatten().expand(3, -1)
@@ -112,12 +131,11 @@ class TrainingNetwork(nn.Module):
         seen = torch.arange(cache[0][0].shape[2], device=x.device) < length[:, None]
         mask = torch.cat([seen, seen.new_ones(batch, waypoints)], 1)[:, None, None]
         # As numbers and contiguous: attention kernels want it so, and it is made once for all layers.
-        mask = torch.zeros(mask.shape, dtype=torch.bfloat16, device=x.device).masked_fill(~mask, -torch.inf)
+        mask = torch.zeros(mask.shape, dtype=cache[0][0].dtype, device=x.device).masked_fill(~mask, -torch.inf)
         mask = mask.expand(-1, 1, waypoints, -1).contiguous()
         for layer, past in zip(expert.decoder.layers, cache, strict=True):
             x, _, _ = self.block(layer, x, cos, sin, past, mask)
-        velocity = expert.action_out_proj(expert.decoder.norm(x)).float()
-        return F.mse_loss(velocity, actions - noise)
+        return expert.action_out_proj(expert.decoder.norm(x)).float()
 
     def _embed(self, state: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """The action input projection with a time for each row of the batch."""

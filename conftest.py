@@ -19,6 +19,7 @@ _LONG = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU, and the long tests unless all are asked for."""
     everything = os.environ.get("ALPAMAYO_RT_TEST_ALL") == "1"
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():

@@ -44,8 +44,8 @@ test-all: $(VENV)/test-installed
 	ALPAMAYO_RT_TEST_ALL=1 $(BIN)/python -m pytest -rs
 
 lint: $(VENV)/test-installed
-	$(BIN)/ruff check alpamayo_rt tests
-	$(BIN)/ruff format --check alpamayo_rt tests
+	$(BIN)/ruff check alpamayo_rt tests conftest.py
+	$(BIN)/ruff format --check alpamayo_rt tests conftest.py
 	$(BIN)/mypy
 	$(BIN)/codespell alpamayo_rt tests docs *.md Makefile
 

@@ -12,21 +12,28 @@ from pathlib import Path
 
 from alpamayo_rt.errors import InputError
 
+_NAME_BYTES = 150
+"""Of the file's name in the name of the temporary one; a name may have 255 bytes in all."""
 
-def check_writable(path: Path) -> None:
+
+def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse a place where nothing can be written, before work is done for it.
 
+    It is tried, and the trial removed: rights alone do not tell (full and read-only disks, long names).
+
     Raises:
-        InputError: the folder is missing or not writable, or the path is a folder.
+        InputError: the folder is missing or cannot be written, or the path is a folder.
     """
-    folder = path.parent
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"{path}: cannot be written, its folder {folder} {what}")
-    if path.is_dir():
-        raise InputError(f"{path}: cannot be written, it is a folder, expected a file name")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: cannot be written, no permission to write in {folder}")
+    target = _target(path)
+    with _in_one_sentence(path, target):
+        if not _is_special(target):
+            _remove_leftovers(target)
+            beside = _beside(target)
+            handle = _create(beside)
+            try:
+                os.close(handle)
+            finally:
+                beside.unlink()
 
 
 @contextlib.contextmanager
@@ -34,20 +41,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when the block ends without an error.
 
     It lies in the same folder and is gone afterwards whatever happens; what a killed process left behind is
-    removed by the next one that writes the same file. A link is followed: its target is replaced.
+    removed by the next one that writes the same file. A link is followed: its target is replaced. A device or
+    a pipe (/dev/null, /dev/stdout) is itself what is written to: a rename would put a plain file in its place.
 
     Raises:
         InputError: the folder does not exist or cannot be written, or the disk refuses the data.
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     with _in_one_sentence(path, target):
-        if target.is_dir():
-            raise InputError(f"{path}: cannot be written, it is a folder, expected a file name")
+        if _is_special(target):
+            yield target
+            return
         _remove_leftovers(target)
-        # A dot before the name hides it from listings; the suffix changes, so that no pattern (*.png) finds it.
-        beside = target.parent / f".{target.name[:100]}.{os.getpid()}.tmp"
-        # O_EXCL never opens a file of somebody else; mode 0o666 leaves the rights to the umask, as open() does.
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        beside = _beside(target)
+        handle = _create(beside)
         try:
             rights = stat.S_IMODE(os.fstat(handle).st_mode)
             os.close(handle)
@@ -68,14 +75,36 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         InputError: as `replacing`.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file() and not target.is_dir():
-        # A device or a pipe (/dev/null, /dev/stdout): a rename would put a plain file in its place.
-        with _in_one_sentence(path, target), open(target, "wb") as out:
-            out.write(data)
-        return
     with replacing(path) as beside:
         beside.write_bytes(data)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    given = Path(path)
+    with _in_one_sentence(path, given):
+        # A device may be named through links that only the kernel can follow (/dev/stdout).
+        target = given if _is_special(given) else Path(os.path.realpath(given))
+        if target.is_dir():
+            raise InputError(f"{path}: cannot be written, it is a folder, expected a file name")
+    return target
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _beside(target: Path) -> Path:
+    # A dot before the name hides it from listings; the suffix changes, so that no pattern (*.png) finds it.
+    return target.with_name(f".{_short_name(target)}.{os.getpid()}.tmp")
+
+
+def _short_name(target: Path) -> str:
+    return os.fsencode(target.name)[:_NAME_BYTES].decode(errors="ignore")
+
+
+def _create(beside: Path) -> int:
+    # O_EXCL never opens a file of somebody else; mode 0o666 leaves the rights to the umask, as open() does.
+    return os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
 
 
 @contextlib.contextmanager
@@ -93,7 +122,7 @@ def _in_one_sentence(path: str | os.PathLike[str], target: Path) -> Iterator[Non
 
 
 def _remove_leftovers(target: Path) -> None:
-    pattern = re.compile(rf"\.{re.escape(target.name[:100])}\.(\d+)\.tmp")
+    pattern = re.compile(rf"\.{re.escape(_short_name(target))}\.(\d+)\.tmp")
     for sibling in target.parent.iterdir():
         match = pattern.fullmatch(sibling.name)
         if match and not _is_running(int(match[1])):

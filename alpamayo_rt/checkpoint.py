@@ -53,6 +53,14 @@ class Checkpoint:
         """The folder's name, for provenance."""
         return self.folder.resolve().name
 
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor as it is stored, on the CPU.
+
+        Raises:
+            ModelError: it is not there or cannot be read.
+        """
+        return next(tensor for _, tensor in _read_tensors(self, [name], None))
+
     def fingerprint(self) -> str:
         """A hash of the configuration, all shards' headers and a sample of their bytes.
 
@@ -95,6 +103,9 @@ def _list_tensors(folder: Path) -> dict[str, Tensor]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{index}: weight_map missing, expected tensor names and their shards")
+        for name, shard in weight_map.items():
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise ModelError(f"{index}: shard {shard!r} of {name}, expected a file name in the same folder")
     else:
         if not (folder / "model.safetensors").exists():
             raise ModelError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there")
@@ -102,8 +113,6 @@ def _list_tensors(folder: Path) -> dict[str, Tensor]:
     shards = sorted(set(weight_map.values())) if weight_map else ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        if Path(shard).name != shard:
-            raise ModelError(f"{index}: shard {shard!r}, expected a file name in the same folder")
         for name, tensor in _read_header(folder / shard).items():
             if weight_map is not None and weight_map.get(name) != shard:
                 where = weight_map.get(name)

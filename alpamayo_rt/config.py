@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from alpamayo_rt.errors import ModelError
 from alpamayo_rt.families import FAMILIES, Family
@@ -129,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path}: missing, expected a JSON file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
@@ -140,7 +140,7 @@ def find_family(raw: Mapping[str, Any], path: Path) -> Family:
     """The family that `config.json` names, or a `ModelError` that says what was found and what is supported."""
     supported = ", ".join(f"{f.model_type} ({f.title})" for f in FAMILIES.values())
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(f"{path}: model_type {model_type!r} is not supported, expected one of {supported}")
     quantization = raw.get("quantization_config")
     if quantization is not None:
@@ -150,6 +150,15 @@ def find_family(raw: Mapping[str, Any], path: Path) -> Family:
             f"expected unquantized weights of {supported}"
         )
     return FAMILIES[model_type]
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    # Comparing, unlike converting, works for integers of any size; it is false for NaN.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class _Fields:
@@ -177,17 +186,29 @@ class _Fields:
             raise ModelError(f"{self.where}.{name}: {value!r}, expected a whole number")
         return value
 
+    def size(self, name: str, default: int | None = None) -> int:
+        value = self.whole(name, default)
+        if value == 0:
+            raise ModelError(f"{self.where}.{name}: 0, expected a whole number from 1 on")
+        return value
+
     def number(self, name: str, default: float | None = None) -> float:
         value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             raise ModelError(f"{self.where}.{name}: {value!r}, expected a number")
         return float(value)
 
     def numbers(self, name: str, n: int, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
         value = self._get(name, default)
-        if not isinstance(value, list | tuple) or len(value) != n:
+        if not isinstance(value, list | tuple) or len(value) != n or not all(map(_is_number, value)):
             raise ModelError(f"{self.where}.{name}: {value!r}, expected {n} numbers")
         return tuple(float(v) for v in value)
+
+    def wholes(self, name: str) -> tuple[int, ...]:
+        value = self._get(name, None)
+        if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
+            raise ModelError(f"{self.where}.{name}: {value!r}, expected a list of whole numbers")
+        return tuple(value)
 
     def expect(self, name: str, wanted: object, default: object = None) -> None:
         value = self.raw.get(name, default)
@@ -215,7 +236,7 @@ def parse_model_config(folder: Path, raw: Mapping[str, Any], backbone_raw: Mappi
     diffusion.expect("int_method", "euler", "euler")
     vlm = _Fields(backbone_raw, f"{raw.get('vlm_name_or_path')}/config.json")
     text = dict(vlm.sub("text_config").raw)
-    text["vocab_size"] = top.whole("vocab_size")
+    text["vocab_size"] = top.size("vocab_size")
     expert = text | dict(top.sub("expert_cfg").raw)
     space = _action_space(top.sub("action_space_cfg"))
     traj_start = top.whole("traj_token_start_idx")
@@ -230,11 +251,11 @@ def parse_model_config(folder: Path, raw: Mapping[str, Any], backbone_raw: Mappi
         action_in=_action_in(top.sub("action_in_proj_cfg")),
         action_space=space,
         history=_history(top, traj_start),
-        num_diffusion_steps=diffusion.whole("num_inference_steps", 10),
+        num_diffusion_steps=diffusion.size("num_inference_steps", 10),
         min_pixels=top.whole("min_pixels", RELEASED_MIN_PIXELS),
         max_pixels=top.whole("max_pixels", RELEASED_MAX_PIXELS),
         traj_token_start=traj_start,
-        traj_vocab_size=top.whole("traj_vocab_size"),
+        traj_vocab_size=top.size("traj_vocab_size"),
         traj_token_ids=ids,
         camera_labels=family.labels_images and bool(raw.get("include_camera_ids", True)),
         frame_labels=family.labels_images and bool(raw.get("include_frame_nums", True)),
@@ -256,6 +277,12 @@ def _check(config: ModelConfig, path: Path) -> None:
             f"{path}: the vision tower gives {config.vision.out_hidden_size} values a token, "
             f"the language model takes {language.hidden_size}"
         )
+    taps = config.vision.deepstack_layers
+    if len(set(taps)) != len(taps) or any(tap >= config.vision.depth for tap in taps):
+        raise ModelError(
+            f"{path}: deepstack_visual_indexes {list(taps)}, "
+            f"expected distinct numbers below the tower's depth {config.vision.depth}"
+        )
     if not 0 < config.min_pixels <= config.max_pixels:
         raise ModelError(
             f"{path}: min_pixels {config.min_pixels} and max_pixels {config.max_pixels} allow no image"
@@ -264,21 +291,18 @@ def _check(config: ModelConfig, path: Path) -> None:
 
 def _vision(f: _Fields) -> VisionConfig:
     f.expect("hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
-    taps = f.raw.get("deepstack_visual_indexes")
-    if not isinstance(taps, list):
-        raise ModelError(f"{f.where}.deepstack_visual_indexes: {taps!r}, expected a list of block numbers")
     return VisionConfig(
-        depth=f.whole("depth"),
-        hidden_size=f.whole("hidden_size"),
-        num_heads=f.whole("num_heads"),
-        intermediate_size=f.whole("intermediate_size"),
-        out_hidden_size=f.whole("out_hidden_size"),
-        num_position_embeddings=f.whole("num_position_embeddings"),
-        deepstack_layers=tuple(int(i) for i in taps),
-        in_channels=f.whole("in_channels", 3),
-        patch_size=f.whole("patch_size"),
-        temporal_patch_size=f.whole("temporal_patch_size"),
-        merge_size=f.whole("spatial_merge_size"),
+        depth=f.size("depth"),
+        hidden_size=f.size("hidden_size"),
+        num_heads=f.size("num_heads"),
+        intermediate_size=f.size("intermediate_size"),
+        out_hidden_size=f.size("out_hidden_size"),
+        num_position_embeddings=f.size("num_position_embeddings"),
+        deepstack_layers=f.wholes("deepstack_visual_indexes"),
+        in_channels=f.size("in_channels", 3),
+        patch_size=f.size("patch_size"),
+        temporal_patch_size=f.size("temporal_patch_size"),
+        merge_size=f.size("spatial_merge_size"),
     )
 
 
@@ -286,38 +310,33 @@ def _text(f: _Fields) -> TextConfig:
     f.expect("hidden_act", "silu", "silu")
     f.expect("attention_bias", False, False)
     # Newer configs keep everything about rotary positions in one object.
-    rope = f.raw.get("rope_parameters") or f.raw.get("rope_scaling") or {}
-    section = rope.get("mrope_section")
-    if not isinstance(section, list) or len(section) != 3:
-        raise ModelError(f"{f.where}.rope_scaling.mrope_section: {section!r}, expected three numbers")
-    if not rope.get("mrope_interleaved", True):
-        raise ModelError(f"{f.where}.rope_scaling.mrope_interleaved: false is not supported, expected true")
-    theta = f.raw.get("rope_theta", rope.get("rope_theta"))
-    if not isinstance(theta, int | float):
-        raise ModelError(f"{f.where}.rope_theta: {theta!r}, expected a number")
-    eos = f.raw.get("eos_token_id")
-    if not isinstance(eos, int):
-        raise ModelError(f"{f.where}.eos_token_id: {eos!r}, expected a token id")
+    name = "rope_parameters" if f.raw.get("rope_parameters") else "rope_scaling"
+    rope = f.sub(name)
+    section = rope.wholes("mrope_section")
+    if len(section) != 3:
+        raise ModelError(f"{rope.where}.mrope_section: {list(section)}, expected three numbers")
+    rope.expect("mrope_interleaved", True, True)
+    theta = (f if f.raw.get("rope_theta") is not None else rope).number("rope_theta")
     return TextConfig(
-        num_layers=f.whole("num_hidden_layers"),
-        hidden_size=f.whole("hidden_size"),
-        num_heads=f.whole("num_attention_heads"),
-        num_kv_heads=f.whole("num_key_value_heads"),
-        head_dim=f.whole("head_dim"),
-        intermediate_size=f.whole("intermediate_size"),
+        num_layers=f.size("num_hidden_layers"),
+        hidden_size=f.size("hidden_size"),
+        num_heads=f.size("num_attention_heads"),
+        num_kv_heads=f.size("num_key_value_heads"),
+        head_dim=f.size("head_dim"),
+        intermediate_size=f.size("intermediate_size"),
         rms_norm_eps=f.number("rms_norm_eps"),
-        rope_theta=float(theta),
-        mrope_section=(int(section[0]), int(section[1]), int(section[2])),
-        vocab_size=f.whole("vocab_size"),
-        eos_token_id=eos,
+        rope_theta=theta,
+        mrope_section=(section[0], section[1], section[2]),
+        vocab_size=f.size("vocab_size"),
+        eos_token_id=f.whole("eos_token_id"),
     )
 
 
 def _action_in(f: _Fields) -> ActionInConfig:
     return ActionInConfig(
-        hidden_size=f.whole("hidden_size"),
-        num_enc_layers=f.whole("num_enc_layers"),
-        num_fourier_feats=f.whole("num_fourier_feats"),
+        hidden_size=f.size("hidden_size"),
+        num_enc_layers=f.size("num_enc_layers"),
+        num_fourier_feats=f.size("num_fourier_feats"),
         max_freq=f.number("max_freq"),
     )
 
@@ -332,7 +351,7 @@ def _action_space(f: _Fields) -> ActionSpaceConfig:
         )
     }  # fmt: skip
     return ActionSpaceConfig(
-        n_waypoints=f.whole("n_waypoints"),
+        n_waypoints=f.size("n_waypoints"),
         accel_bounds=(accel[0], accel[1]),
         curvature_bounds=(curvature[0], curvature[1]),
         **numbers,
@@ -345,9 +364,9 @@ def _history(top: _Fields, traj_start: int) -> HistoryTokensConfig:
     low, high = f.numbers("ego_xyz_min", 3, (-4, -4, -10)), f.numbers("ego_xyz_max", 3, (4, 4, 10))
     # The bins of the future come first in the trajectory vocabulary, those of the history after them.
     return HistoryTokensConfig(
-        first_id=traj_start + top.sub("traj_tokenizer_cfg").whole("num_bins"),
-        num_bins=f.whole("num_bins", 1000),
+        first_id=traj_start + top.sub("traj_tokenizer_cfg").size("num_bins"),
+        num_bins=f.size("num_bins", 1000),
         low=(low[0], low[1], low[2]),
         high=(high[0], high[1], high[2]),
-        num_tokens=top.whole("tokens_per_history_traj"),
+        num_tokens=top.size("tokens_per_history_traj"),
     )

@@ -19,6 +19,7 @@ from alpamayo_rt.inference import Model
 from alpamayo_rt.prompt.prompt import Prompt
 from alpamayo_rt.result import Result
 from alpamayo_rt.sample.sample import Sample
+from alpamayo_rt.settings import Settings
 
 NO_TOKEN = -1
 _FILE_NAME = re.compile(r"[\w][\w.+-]{0,150}")
@@ -129,6 +130,7 @@ class Dump:
 
 
 _BRANCH = ("keys", "values", "tokens", "rope_delta", "expert_attended", "expert_position_ids")
+_KINDS = {"expert_attended": torch.bool, "expert_position_ids": torch.int64}
 _OTHERS = ("noise", "action", "history_xyz", "history_rot")
 
 
@@ -164,11 +166,11 @@ def _check_shapes(
     candidates, waypoints = tensors["noise"].shape[:2] if tensors["noise"].ndim == 3 else (0, 0)
     try:
         sequences = [int(s) for s in json.loads(metadata["sequence_of_candidate"])]
-        steps = int(metadata["steps"])
-        json.loads(metadata["guidance_weight"])
-    except (ValueError, TypeError) as error:
+        weight = json.loads(metadata["guidance_weight"])
+        Settings(num_diffusion_steps=int(metadata["steps"]), guidance_weight=weight)
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: metadata is damaged ({error})") from None
-    if steps < 1 or len(sequences) != candidates:
+    if len(sequences) != candidates:
         raise InputError(f"{path}: metadata does not fit {candidates} candidates")
     expected: dict[str, tuple[int, ...]] = {
         "noise": (candidates, waypoints, 2),
@@ -177,6 +179,7 @@ def _check_shapes(
     expected |= {"history_xyz": (16, 3), "history_rot": (16, 3, 3)}
     for prefix in branches:
         keys = tensors[f"{prefix}keys"]
+        expected[f"{prefix}keys"] = tuple(keys.shape)
         if keys.ndim != 5 or not all(0 <= s < keys.shape[1] for s in sequences):
             raise InputError(f"{path}: {prefix}keys {tuple(keys.shape)} does not fit the sequences {sequences}")
         expected[f"{prefix}values"] = tuple(keys.shape)
@@ -185,6 +188,27 @@ def _check_shapes(
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise InputError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
+        kind = _KINDS.get(name.removeprefix("unguided_"))
+        if tensors[name].dtype != kind if kind else not tensors[name].is_floating_point():
+            raise InputError(f"{path}: {name} has type {tensors[name].dtype}, expected {kind or 'floats'}")
+
+
+def check_fits(model: Model, dump: Dump) -> None:
+    """Refuse a dump that was made by a model of other sizes.
+
+    Raises:
+        InputError: names both sizes.
+    """
+    text = model.config.language
+    for name in ("keys", "unguided_keys"):
+        if name not in dump.tensors:
+            continue
+        layers, _, heads, _, dim = dump.tensors[name].shape
+        if (layers, heads, dim) != (text.num_layers, text.num_kv_heads, text.head_dim):
+            raise InputError(
+                f"{dump.path}: {name} of {layers} layers, {heads} heads of {dim}, but the model has "
+                f"{text.num_layers}, {text.num_kv_heads} of {text.head_dim}"
+            )
 
 
 def replay(model: Model, dump: Dump) -> torch.Tensor:
@@ -193,13 +217,7 @@ def replay(model: Model, dump: Dump) -> torch.Tensor:
     Raises:
         InputError: the dump was made by a model of other sizes.
     """
-    text = model.config.language
-    layers, _, heads, _, dim = dump.tensors["keys"].shape
-    if (layers, heads, dim) != (text.num_layers, text.num_kv_heads, text.head_dim):
-        raise InputError(
-            f"{dump.path}: a cache of {layers} layers, {heads} heads of {dim}, but the model has "
-            f"{text.num_layers}, {text.num_kv_heads} of {text.head_dim}"
-        )
+    check_fits(model, dump)
     weight = dump.guidance_weight
     unguided = None if weight is None else dump.hand_off(model, "unguided_")
     return model.engine.denoise(

@@ -104,4 +104,6 @@ ALPAMAYO_1_5 = Family(
     takes_question=True,
     stored_statistics=False,
 )
+DEMO_FAMILY = ALPAMAYO_1_5
+"""What the demo model is a small one of."""
 FAMILIES = {family.model_type: family for family in (ALPAMAYO_1_5, ALPAMAYO_R1)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from alpamayo_rt.errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_LOG_IN = "{0} is gated: accept its terms at https://huggingface.co/{0}, then run `hf auth login`"
 BACKBONE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt")
 
@@ -63,18 +64,20 @@ def _download(hub_id: str, patterns: tuple[str, ...]) -> Path:
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+    except errors.HFValidationError:
+        raise ModelError(f"{hub_id!r} is neither a folder nor a valid hub id") from None
     except errors.GatedRepoError:
-        raise ModelError(
-            f"{hub_id} is gated: accept its terms at https://huggingface.co/{hub_id}, then run `hf auth login`"
-        ) from None
+        raise ModelError(_LOG_IN.format(hub_id)) from None
     except errors.RepositoryNotFoundError:
         raise ModelError(
             f"{hub_id}: the hub does not show it; check the name, or visit https://huggingface.co/{hub_id} "
             "and run `hf auth login` if it is gated or private"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            raise ModelError(_LOG_IN.format(hub_id)) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{hub_id}: not in the local cache and the hub could not be reached ({reason}); "
+            f"{hub_id}: no such folder, not in the local cache, and the hub could not be reached ({reason}); "
             f"run `hf download {hub_id}` where there is a network, or give a folder"
         ) from None

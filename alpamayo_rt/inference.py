@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from alpamayo_rt.action.flow_matching import draw_noise
@@ -13,13 +14,13 @@ from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import Checkpoint
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.hand_off import HandOff, hand_off
-from alpamayo_rt.engine.sampling import StopRule, draw_uniforms
+from alpamayo_rt.engine.sampling import Sampling, StopRule, draw_uniforms
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, check_request, prepare_images
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.result import Result, Trace
-from alpamayo_rt.sample.sample import Sample
+from alpamayo_rt.sample.sample import Sample, as_array
 from alpamayo_rt.settings import Settings
 
 
@@ -70,7 +71,7 @@ class Model:
         top_k: int | None = None,
         max_generate_length: int = 256,
         seed: int = 0,
-        noise: torch.Tensor | None = None,
+        noise: torch.Tensor | np.ndarray | None = None,
         guidance_weight: float | None = None,
         keep_trace: bool = False,
     ) -> Result:
@@ -126,7 +127,7 @@ class Model:
         cache, logits = self.engine.prefill(prompt, features, settings.max_generate_length)
         watch.lap("prefill")
         uniforms = draw_uniforms(1, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, settings.sampling, rule, uniforms)
+        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms)
         watch.lap("decode")
         answer = self.text_of(rollout.tokens[0], question=True)
         return Result(
@@ -140,7 +141,7 @@ class Model:
         prompt: Prompt,
         features: VisionFeatures,
         settings: Settings,
-        noise: torch.Tensor | None,
+        noise: torch.Tensor | np.ndarray | None,
         keep_trace: bool,
         watch: Stopwatch,
     ) -> Result:
@@ -151,7 +152,7 @@ class Model:
         cache, logits = self.engine.prefill(prompt, features, room)
         watch.lap("prefill")
         uniforms = draw_uniforms(sequences, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, settings.sampling, rule, uniforms)
+        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms)
         watch.lap("decode")
         reads = list(range(k)) if settings.multi_seq else [0] * k
         handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
@@ -172,6 +173,10 @@ class Model:
         assert sample.history_xyz is not None
         assert sample.history_rot is not None
         xyz, rot = self.unicycle.integrate(action, sample.history_xyz, sample.history_rot)
+        if not bool(torch.isfinite(xyz).all() and torch.isfinite(rot).all()):
+            raise InputError(
+                "history_xyz: gives trajectories that are not finite, expected metres in the ego frame at t0"
+            )
         trace = Trace(
             prompt, handed, noise, action, settings.num_diffusion_steps, unguided_prompt, unguided, weight
         )
@@ -240,7 +245,12 @@ class Model:
         }
 
 
-def _check_noise(noise: torch.Tensor, candidates: int, waypoints: int) -> torch.Tensor:
+def _sampling(settings: Settings) -> Sampling:
+    return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_generate_length)
+
+
+def _check_noise(noise: object, candidates: int, waypoints: int) -> torch.Tensor:
+    noise = as_array(noise, "noise")
     if tuple(noise.shape) != (candidates, waypoints, 2) or not bool(torch.isfinite(noise).all()):
         raise InputError(
             f"noise: shape {tuple(noise.shape)}, expected finite numbers ({candidates}, {waypoints}, 2)"

@@ -51,7 +51,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": parameters,
         "sizes": _sizes(config),
         "token_ids": _token_ids(config, tokenizer),
-        "action_statistics": _statistics(config),
+        "action_statistics": _statistics(checkpoint),
         "images": {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels},
         "default_input": {
             "images": f"{len(DEFAULT_CAMERAS)} × {_FRAMES} of {_HEIGHT}×{_WIDTH}",
@@ -102,16 +102,25 @@ def _token_ids(config: ModelConfig, tokenizer: PromptTokenizer) -> dict[str, int
     }
 
 
-def _statistics(config: ModelConfig) -> dict[str, Any]:
-    space = config.action_space
+def _statistics(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Statistics that inference uses (stored tensors before the config) and the bounds."""
+    space, stored = checkpoint.config.action_space, checkpoint.config.family.stored_statistics
+
+    def value(name: str) -> float:
+        return float(checkpoint.read(f"action_space.{name}")) if stored else getattr(space, name)
+
     return {
-        "acceleration": {"mean": space.accel_mean, "std": space.accel_std, "bounds": list(space.accel_bounds)},
+        "acceleration": {
+            "mean": value("accel_mean"),
+            "std": value("accel_std"),
+            "bounds": list(space.accel_bounds),
+        },
         "curvature": {
-            "mean": space.curvature_mean,
-            "std": space.curvature_std,
+            "mean": value("curvature_mean"),
+            "std": value("curvature_std"),
             "bounds": list(space.curvature_bounds),
         },
-        "stored_in_checkpoint": config.family.stored_statistics,
+        "stored_in_checkpoint": stored,
     }
 
 

@@ -65,9 +65,9 @@ class Result:
         if self.answer is not None:
             out["answer"] = self.answer
         if self.trajectories is not None and self.rotations is not None and self.actions is not None:
-            actions = _rounded(self.actions, 8)
-            out["trajectories"] = _rounded(self.trajectories, 5)
-            out["yaw"] = _rounded(yaw_of(self.rotations), 7)
+            actions = _rounded(self.actions)
+            out["trajectories"] = _rounded(self.trajectories)
+            out["yaw"] = _rounded(yaw_of(self.rotations))
             out["actions"] = actions
             out["output_trajectory"] = actions
         out["prompt_tokens"] = self.prompt_tokens
@@ -76,6 +76,10 @@ class Result:
         return out
 
 
-def _rounded(values: torch.Tensor, digits: int) -> list:
-    # Through float64: float32 values would be written with digits that they do not have.
-    return torch.round(values.double(), decimals=digits).tolist()
+def _rounded(values: torch.Tensor) -> list:
+    """Nested lists with seven significant digits: as many as float32 has, and no others."""
+
+    def cut(value: object) -> object:
+        return [cut(v) for v in value] if isinstance(value, list) else float(f"{value:.7g}")
+
+    return [cut(value) for value in values.tolist()]

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
-from alpamayo_rt.engine.sampling import Sampling
 from alpamayo_rt.errors import InputError
 
 MAX_CANDIDATES = 1024
@@ -46,11 +44,6 @@ class Settings:
         if not isinstance(self.multi_seq, bool):
             raise InputError(f"multi_seq: {self.multi_seq!r}, expected true or false")
 
-    @property
-    def sampling(self) -> Sampling:
-        """The part that chooses tokens."""
-        return Sampling(self.temperature, self.top_p, self.top_k, self.max_generate_length)
-
 
 SETTING_NAMES = tuple(field.name for field in fields(Settings))
 
@@ -61,10 +54,6 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
+    # The comparisons are false for NaN, and work for integers that are too large for a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InputError(f"{name}: {value!r}, expected a number from {low} to {high}")

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from alpamayo_rt.atomic import write_atomically
+from alpamayo_rt.atomic import check_writable, write_atomically
 from alpamayo_rt.errors import InputError
 
 
@@ -89,3 +89,32 @@ def test_link_stays_a_link(tmp_path):
 def test_device_is_written_to_and_not_replaced():
     write_atomically("/dev/null", b"x")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    # In a folder that others can write to, its name can be foreseen.
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to(tmp_path / "precious")
+    check_writable(tmp_path / "a")
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to(tmp_path / "precious")
+    write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["a", "precious"]
+
+
+def test_longest_names(tmp_path):
+    for name in ("x" * 255, "図" * 85):
+        check_writable(tmp_path / name)
+        write_atomically(tmp_path / name, b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+    with pytest.raises(InputError, match="too long"):
+        check_writable(tmp_path / ("x" * 256))
+
+
+def test_trial_leaves_the_file_alone(tmp_path):
+    (tmp_path / "a").write_text("old")
+    check_writable(tmp_path / "a")
+    check_writable(tmp_path / "b")
+    check_writable("/dev/null")
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]

@@ -25,15 +25,20 @@ def solve(gram: torch.Tensor, rhs: torch.Tensor, ridge: float, raise_ridge: bool
         rhs: Aᵀb.
         ridge: added to the diagonal.
         raise_ridge: raise it tenfold while the system is singular in its precision.
+
+    Returns:
+        x (…, n); NaN where gram is not finite.
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    finite = gram.isfinite().all(-1).all(-1)
     factor, info = torch.linalg.cholesky_ex(gram + ridge * identity)
-    while bool(info.any()):
+    while bool((info.bool() & finite).any()):
         if not raise_ridge:
             raise torch.linalg.LinAlgError("the smoothing system is singular")
         ridge *= 10
         factor, info = torch.linalg.cholesky_ex(gram + ridge * identity)
-    return torch.cholesky_solve(rhs[..., None], factor)[..., 0]
+    x = torch.cholesky_solve(rhs[..., None], factor)[..., 0]
+    return x.where(finite[..., None], torch.nan)
 
 
 def fix_first(gram: torch.Tensor, rhs: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

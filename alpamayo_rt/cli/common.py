@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.loading import ENGINES, LATER_PRECISIONS, PRECISIONS
 
@@ -34,8 +35,34 @@ def load_model(args: argparse.Namespace, only: tuple[str, ...] = ("",)) -> Model
 
 
 def say(line: str) -> None:
-    """Progress: one line on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Progress: one line on stderr, whatever the text holds."""
+    if sys.stderr is not None:  # print would take stdout instead
+        print(one_line(line), file=sys.stderr, flush=True)
+
+
+def emit(text: str) -> None:
+    """Write a command's output to stdout, all of it now.
+
+    Raises:
+        BrokenPipeError: whoever read it has gone.
+        InputError: stdout cannot be written.
+    """
+    if sys.stdout is None:
+        raise InputError("standard output: closed, expected it open")
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter would try to write the rest once more on its way out, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise InputError(f"standard output: cannot be written ({error.strerror or error})") from None
+
+
+def one_line(text: str) -> str:
+    """The text without line ends and other characters that a terminal would act on."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
 def internal_error(error: Exception) -> str:

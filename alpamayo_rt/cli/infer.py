@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,15 @@ from typing import Any
 import torch
 
 from alpamayo_rt.atomic import check_writable, write_atomically
-from alpamayo_rt.cli.common import add_model_arguments, internal_error, load_model, run_header, say
+from alpamayo_rt.cli.common import (
+    add_model_arguments,
+    emit,
+    internal_error,
+    load_model,
+    one_line,
+    run_header,
+    say,
+)
 from alpamayo_rt.cli.infer_arguments import IGNORED, add_arguments, check_arguments, setting_overrides
 from alpamayo_rt.dump import dump_path, write_dump
 from alpamayo_rt.errors import AlpamayoError, InputError
@@ -66,18 +73,21 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.output_file, args.plot):
         if path is not None:
             check_writable(path)
+    _check_not_input(args)
     jobs = _jobs(args)
     model = load_model(args)
+    if dump_folder is not None:
+        _make_folder(dump_folder)
     responses = []
     for n, job in enumerate(jobs):
         responses.append(_answer(model, job, args, dump_folder, len(jobs)))
         say(_summary(n + 1, len(jobs), responses[-1]))
     out = _as_text(run_header(model), responses)
     if args.output_file is None:
-        sys.stdout.write(out)
+        emit(out)
     else:
-        write_atomically(args.output_file, out.encode())
-        print(f"wrote {args.output_file}")
+        write_atomically(args.output_file, (out + "\n").encode())
+        say(f"wrote {args.output_file}")
     return 0 if all(response["status"] == "ok" for response in responses) else 1
 
 
@@ -85,7 +95,7 @@ def _as_text(header: dict[str, Any], responses: list[dict[str, Any]]) -> str:
     """JSON with one line a header field and one a response: long arrays stay on their line."""
     fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in header.items()]
     lines = ",\n".join(f"  {json.dumps(response, allow_nan=False)}" for response in responses)
-    return "{\n" + ",\n".join([*fields, f' "responses": [\n{lines}\n ]']) + "\n}\n"
+    return "{\n" + ",\n".join([*fields, f' "responses": [\n{lines}\n ]']) + "\n}"
 
 
 def _dump_folder(args: argparse.Namespace) -> Path | None:
@@ -95,12 +105,27 @@ def _dump_folder(args: argparse.Namespace) -> Path | None:
     if named is None:
         beside = args.output_file.parent if args.output_file is not None else Path()
         named = beside / "kv_cache"
-    folder = Path(named)
+    return Path(named)
+
+
+def _make_folder(folder: Path) -> None:
+    # Only once everything else is known to be there: a run that cannot start leaves nothing behind.
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--dump-kv-cache: {folder} cannot be made ({error.strerror})") from None
-    return folder
+    check_writable(folder / "dump.safetensors")
+
+
+def _check_not_input(args: argparse.Namespace) -> None:
+    for flag in ("input_file", "prepared"):
+        source = getattr(args, flag)
+        if (
+            source is not None
+            and args.output_file is not None
+            and args.output_file.resolve() == source.resolve()
+        ):
+            raise InputError(f"--output-file: {args.output_file} is the --{flag.replace('_', '-')} itself")
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
@@ -192,9 +217,9 @@ def _answer(
         message = str(error)
     except torch.OutOfMemoryError:
         message = f"{model.engine.device}: out of memory; fewer candidates or images need less"
-    except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, OSError) as error:
+    except Exception as error:  # nobody foresaw it, and the other requests are still to be answered
         message = internal_error(error)
-    return {"id": job.id, "status": "error", **job.extra, "error": message}
+    return {"id": job.id, "status": "error", **job.extra, "error": one_line(message)}
 
 
 def _plot_path(path: Path, job_id: str, jobs: int) -> Path:

@@ -13,9 +13,12 @@ ENGINE_FLAGS = ("engine_dir", "multimodal_engine_dir", "expert_engine")
 IGNORED = {"dump_profile": "dumpProfile", "warmup": "warmup"}
 
 
-def _number(text: str) -> int | float:
-    value = float(text)
-    return int(value) if value.is_integer() and "." not in text and "e" not in text.lower() else value
+def number(text: str) -> int | float:
+    """A whole number exactly as it is, any other as a float (argparse names this function in its errors)."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -45,18 +48,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     out.add_argument("--kv-cache-output-dir", "--kvCacheOutputDir", type=Path, metavar="DIR")
 
     how = command.add_argument_group("how")
-    how.add_argument("--num-candidates", "--numCandidates", type=_number, metavar="K", help="default: 6")
-    how.add_argument("--num-diffusion-steps", "--numDiffusionSteps", type=_number, metavar="N", help="10")
+    how.add_argument("--num-candidates", "--numCandidates", type=number, metavar="K", help="default: 6")
+    how.add_argument("--num-diffusion-steps", "--numDiffusionSteps", type=number, metavar="N", help="10")
     how.add_argument(
         "--multi-seq", "--multiSeq", action=argparse.BooleanOptionalAction, default=None,
         help="one reasoning a candidate instead of one for all",
     )  # fmt: skip
-    how.add_argument("--temperature", type=_number, metavar="X", help="default: 0.6; 0 is greedy")
-    how.add_argument("--top-p", type=_number, metavar="X", help="default: 0.98")
-    how.add_argument("--top-k", type=_number, metavar="N", help="default: off; 1 is greedy")
-    how.add_argument("--max-generate-length", type=_number, metavar="N", help="default: 256")
-    how.add_argument("--seed", type=_number, metavar="N", help="default: 0")
-    how.add_argument("--guidance-weight", type=_number, metavar="W", help="default: off; needs a navigation")
+    how.add_argument("--temperature", type=number, metavar="X", help="default: 0.6; 0 is greedy")
+    how.add_argument("--top-p", type=number, metavar="X", help="default: 0.98")
+    how.add_argument("--top-k", type=number, metavar="N", help="default: off; 1 is greedy")
+    how.add_argument("--max-generate-length", type=number, metavar="N", help="default: 256")
+    how.add_argument("--seed", type=number, metavar="N", help="default: 0")
+    how.add_argument("--guidance-weight", type=number, metavar="W", help="default: off; needs a navigation")
 
     runner = command.add_argument_group("engines built elsewhere")
     runner.add_argument("--engine-dir", "--engineDir", metavar="DIR")
@@ -94,7 +97,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError("--dataset-root: missing, expected the dataset's local cache")
         if args.ego_history_xyz_npy is not None or args.ego_history_rot_npy is not None:
             raise InputError(
-                "--ego-history-xyz-npy: goes with --input-file or --prepared; a clip has its history"
+                "--ego-history-xyz-npy and --ego-history-rot-npy: go with --input-file or --prepared; "
+                "a clip has its history"
             )
         args.t0_us = 5_100_000 if args.t0_us is None else args.t0_us
     elif args.dataset_root is not None or args.t0_us is not None:

@@ -7,7 +7,7 @@ import argparse
 import json
 from typing import Any
 
-from alpamayo_rt.cli.common import table
+from alpamayo_rt.cli.common import emit, table
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from alpamayo_rt.inspection import inspect_checkpoint
 
     found = inspect_checkpoint(open_checkpoint(args.model))
-    print(json.dumps(found, indent=1) if args.json else _text(found))
+    emit(json.dumps(found, indent=1) if args.json else _text(found))
     return 0
 
 

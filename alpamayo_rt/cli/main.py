@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from alpamayo_rt.cli.common import internal_error
+from alpamayo_rt.cli.common import internal_error, say
 from alpamayo_rt.errors import AlpamayoError
 
 CANNOT_START = 2
@@ -44,21 +43,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    args = parser().parse_args(argv)
     try:
+        args = parser().parse_args(argv)
         return args.run(args)
-    except BrokenPipeError:
-        # The reader of our output has gone: nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except AlpamayoError as error:
-        print(f"alpamayo-rt: {error}", file=sys.stderr)
+        say(f"alpamayo-rt: {error}")
         return CANNOT_START
-    except (OSError, MemoryError, RuntimeError) as error:
-        print(f"alpamayo-rt: {internal_error(error)}", file=sys.stderr)
+    except BrokenPipeError:
+        return 1  # nobody is left to say it to
+    except Exception as error:
+        say(f"alpamayo-rt: {internal_error(error)}")
         return CANNOT_START
     except KeyboardInterrupt:
-        print("alpamayo-rt: interrupted, nothing half-written is left", file=sys.stderr)
+        say("alpamayo-rt: interrupted, nothing half-written is left")
         return INTERRUPTED
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import math
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.cli.common import add_model_arguments, load_model, say, table
+from alpamayo_rt.cli.common import add_model_arguments, emit, load_model, say, table
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,15 +25,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from alpamayo_rt.dump import read_dump
+    from alpamayo_rt.dump import check_fits, read_dump
 
     dumps = [read_dump(path) for path in args.dumps]
     # Only the expert runs, so only the expert is loaded.
     model = load_model(args, only=("expert.", "action_space."))
+    for dump in dumps:
+        check_fits(model, dump)
     found = [_replay(model, dump) for dump in dumps]
     if args.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
+        emit(json.dumps([_as_json(r) for r in found], indent=1, allow_nan=False))
     else:
         rows = [
             (
@@ -46,8 +47,15 @@ def run(args: argparse.Namespace) -> int:
             )
             for r in found
         ]
-        print(table(("dump", "candidates", "steps", "actions, relative L2", "bound", ""), rows))
+        emit(table(("dump", "candidates", "steps", "actions, relative L2", "bound", ""), rows))
     return 0 if all(r["passed"] for r in found) else 1
+
+
+def _as_json(found: dict[str, Any]) -> dict[str, Any]:
+    if math.isfinite(found["relative_l2"]):
+        return found
+    # JSON has no infinity: nothing that can be compared came out, so nothing is shown.
+    return found | {"relative_l2": None, "actions": None, "trajectories": None}
 
 
 def _replay(model: Any, dump: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpamayo_rt.cli.common import add_model_arguments, internal_error, load_model, say, table
+from alpamayo_rt.cli.common import add_model_arguments, emit, internal_error, load_model, say, table
 from alpamayo_rt.verify.rows import Row
 
 
@@ -41,15 +41,15 @@ def run(args: argparse.Namespace) -> int:
             rows += check_case(model, case)
         except InputError as error:
             rows.append(Row(case.name, str(error), "", "cannot be compared", math.inf, 0.0))
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            # Arrays whose shapes do not fit together fail wherever they first meet.
+        except Exception as error:
+            # Arrays and settings that do not fit together fail wherever they first meet.
             rows.append(Row(case.name, internal_error(error), "", "cannot be compared", math.inf, 0.0))
     failed = [row for row in rows if not row.passed]
     if args.json:
-        print(json.dumps([_as_json(row) for row in rows], indent=1))
+        emit(json.dumps([_as_json(row) for row in rows], indent=1))
     else:
-        print(_table(rows if args.all_rows else worst_rows(rows)))
-        print(f"{len(rows)} comparisons in {len(cases)} case(s), {len(failed)} over their bound")
+        emit(_table(rows if args.all_rows else worst_rows(rows)))
+        emit(f"{len(rows)} comparisons in {len(cases)} case(s), {len(failed)} over their bound")
     return 1 if failed else 0
 
 

@@ -21,4 +21,5 @@ def history_bins(xyz: torch.Tensor, config: HistoryTokensConfig) -> torch.Tensor
     previous = torch.cat([torch.zeros_like(xyz[..., :1, :]), xyz[..., :-1, :]], -2)
     low, high = xyz.new_tensor(config.low), xyz.new_tensor(config.high)
     scaled = (xyz - previous - low) / (high - low) * (config.num_bins - 1)
-    return scaled.round().long().clamp(0, config.num_bins - 1).flatten(-2)
+    # Clamped as floats: integers would overflow first.
+    return scaled.round().clamp(0, config.num_bins - 1).long().flatten(-2)

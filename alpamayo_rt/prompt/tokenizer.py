@@ -86,8 +86,11 @@ def _load(backbone: Path) -> Tokenizer:
     # Some releases list tokens only here; they come before the model's own.
     config_path = backbone / "tokenizer_config.json"
     listed = read_json(config_path).get("added_tokens_decoder", {}) if config_path.exists() else {}
-    for _, entry in sorted(listed.items(), key=lambda item: int(item[0])):
-        if tokenizer.token_to_id(entry["content"]) is None:
-            token = AddedToken(entry["content"], special=entry.get("special", True), normalized=False)
-            tokenizer.add_special_tokens([token]) if token.special else tokenizer.add_tokens([token])
+    try:
+        for _, entry in sorted(listed.items(), key=lambda item: int(item[0])):
+            if tokenizer.token_to_id(entry["content"]) is None:
+                token = AddedToken(entry["content"], special=entry.get("special", True), normalized=False)
+                tokenizer.add_special_tokens([token]) if token.special else tokenizer.add_tokens([token])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"{config_path}: added_tokens_decoder, expected ids and the tokens' content") from None
     return tokenizer

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from alpamayo_rt.errors import InputError
-from alpamayo_rt.sample.sample import PreparedImages, Sample
+from alpamayo_rt.sample.sample import PreparedImages, Sample, as_array
 
 _ARRAYS = ("pixel_values", "image_grid_thw", "camera_indices", "ego_history_xyz", "ego_history_rot")
 _TEXTS = ("nav_text", "question")
+
+UNREADABLE_NPZ = (
+    OSError, ValueError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error,
+    TypeError,  # one bare array is no context manager
+)  # fmt: skip
+"""What numpy raises, as a context manager, for a file that is no .npz archive or a damaged one."""
 
 
 def read_npy(path: Path, field: str) -> np.ndarray:
@@ -27,7 +34,7 @@ def read_npy(path: Path, field: str) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{field}: {path} is missing, expected a .npy file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise InputError(f"{field}: {path} is not a readable .npy file ({error})") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise InputError(f"{field}: {path} holds no array of numbers")
@@ -50,9 +57,9 @@ class PreparedFile:
             reader(path, self._arrays, self._texts)
         except FileNotFoundError:
             raise InputError(f"{path}: missing, expected prepared input (.npz or .safetensors)") from None
-        except (OSError, ValueError, EOFError, KeyError, AttributeError) as error:
+        except UNREADABLE_NPZ as error:
             raise InputError(f"{path}: not readable as prepared input ({error})") from None
-        except (zipfile.BadZipFile, SafetensorError) as error:
+        except SafetensorError as error:
             raise InputError(f"{path}: damaged ({error})") from None
 
     def sample(self, navigation: str | None = None, question: str | None = None) -> Sample:
@@ -79,7 +86,7 @@ def _read_npz(path: Path, arrays: dict[str, torch.Tensor], texts: dict[str, str]
     with np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
             if name in _ARRAYS:
-                arrays[name] = torch.from_numpy(archive[name])
+                arrays[name] = as_array(archive[name], name)
             elif name in _TEXTS:
                 texts[name] = str(archive[name].item())
 

@@ -26,6 +26,8 @@ def read_image(path: Path) -> torch.Tensor:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}×{image.height} pixels, expected at most {MAX_PIXELS}")
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"{path}: pixels of mode {image.mode}, expected 8 bits a channel")
             array = np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: missing, expected an image file") from None

@@ -20,7 +20,7 @@ from alpamayo_rt.settings import SETTING_NAMES, Settings
 
 _SAMPLE_FIELDS = (
     "id", "messages", "camera_indices", "ego_history_xyz", "ego_history_rot",
-    "ego_history_xyz_npy", "ego_history_rot_npy", "nav_text", "question", "prepared",
+    "ego_history_xyz_npy", "ego_history_rot_npy", "nav_text", "question",
 )  # fmt: skip
 _SINGLE_CAMERA = (1,)
 
@@ -69,7 +69,7 @@ class Request:
         navigation = self._text("nav_text", layout.navigation)
         question = self._text("question", layout.question)
         arrays = {
-            name.removeprefix("ego_"): history.get(name, self._array(name))
+            name.removeprefix("ego_"): history[name] if name in history else self._array(name)
             for name in ("ego_history_xyz", "ego_history_rot")
         }
         if prepared is not None:
@@ -187,7 +187,7 @@ def read_request_file(path: Path) -> RequestFile:
         InputError: it cannot be read, has no requests, or a default is wrong: nothing can start.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: missing, expected a request file") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:

@@ -90,9 +90,12 @@ class Sample:
 def as_array(value: object, field: str) -> torch.Tensor:
     """Make a tensor of whatever holds numbers; the error names `field`."""
     try:
-        return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
-    except (TypeError, ValueError):
-        raise InputError(f"{field}: expected an array of numbers, got {_short(value)}") from None
+        array = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError, OverflowError):
+        array = None
+    if array is None or array.is_complex():
+        raise InputError(f"{field}: expected an array of numbers, got {_short(value)}")
+    return array
 
 
 def _short(value: object) -> str:
@@ -171,4 +174,6 @@ def _text(value: object, field: str) -> str | None:
         raise InputError(f"{field}: expected a text, got {_short(value)}")
     if not value.strip():
         raise InputError(f"{field}: empty, expected a text or nothing at all")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise InputError(f"{field}: {_short(value)} holds half a character, expected Unicode text")
     return value

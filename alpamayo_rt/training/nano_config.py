@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from alpamayo_rt.demo.arrays import CAUSES, LEADS, NAVIGATION, NEXT
 from alpamayo_rt.demo.words import all_reasonings, navigation_text, questions
-from alpamayo_rt.families import ALPAMAYO_1_5, CAMERA_NAMES
+from alpamayo_rt.families import CAMERA_NAMES, DEMO_FAMILY
 
 BACKBONE = "backbone"
 _VOCABULARY = 800
@@ -32,7 +32,7 @@ _PIXELS = 128 * 224  # the demo world's images as they are
 
 def corpus() -> list[str]:
     """Every sentence that the world can say, and the prompt's own."""
-    lines = [ALPAMAYO_1_5.system, ALPAMAYO_1_5.instruction, "system\nuser\nassistant\n"]
+    lines = [DEMO_FAMILY.system, DEMO_FAMILY.instruction, "system\nuser\nassistant\n"]
     lines += [f"{name}: frame {n} " for name in CAMERA_NAMES for n in range(10)]
     lines *= 200  # in every prompt, so that their words become single tokens
     lines += [text for cause in CAUSES for text in all_reasonings(cause)]
@@ -128,16 +128,17 @@ def model_config(tokenizer: Tokenizer, statistics: dict[str, float]) -> dict[str
         statistics: accel_mean, accel_std (m/s²), curvature_mean, curvature_std (1/m) of the training data.
     """
     first = tokenizer.get_vocab_size()
-    special = {name: first + TRAJECTORY_TOKENS + i for i, name in enumerate(ALPAMAYO_1_5.special_tokens)}
+    package = DEMO_FAMILY.model_type  # the released files name the reference's classes; they are never imported
+    special = {name: first + TRAJECTORY_TOKENS + i for i, name in enumerate(DEMO_FAMILY.special_tokens)}
     space = {
-        "_target_": "alpamayo1_5.action_space.UnicycleAccelCurvatureActionSpace",
+        "_target_": f"{package}.action_space.UnicycleAccelCurvatureActionSpace",
         "n_waypoints": 64, "dt": 0.1, "accel_bounds": [-9.8, 9.8], "curvature_bounds": [-0.33, 0.33],
         **statistics,
         "a_lambda": 1e-4, "a_ridge": 1e-4, "kappa_lambda": 1e-4, "kappa_ridge": 1e-4,
         "theta_lambda": 1e-6, "theta_ridge": 1e-8, "v_lambda": 1e-6, "v_ridge": 1e-4,
     }  # fmt: skip
     return {
-        "model_type": ALPAMAYO_1_5.model_type,
+        "model_type": DEMO_FAMILY.model_type,
         "architectures": ["Alpamayo1_5"],
         "dtype": "bfloat16",
         "model_dtype": "bfloat16",
@@ -162,17 +163,17 @@ def model_config(tokenizer: Tokenizer, statistics: dict[str, float]) -> dict[str
         "tokens_per_future_traj": 128,
         "action_space_cfg": space,
         "action_in_proj_cfg": {
-            "_target_": "alpamayo1_5.models.action_in_proj.PerWaypointActionInProjV2",
+            "_target_": f"{package}.models.action_in_proj.PerWaypointActionInProjV2",
             "hidden_size": 256, "max_freq": 100.0, "num_enc_layers": 2, "num_fourier_feats": 20,
         },
         "action_out_proj_cfg": {"_target_": "torch.nn.Linear"},
         "diffusion_cfg": {
-            "_target_": "alpamayo1_5.diffusion.flow_matching.FlowMatching",
+            "_target_": f"{package}.diffusion.flow_matching.FlowMatching",
             "int_method": "euler", "num_inference_steps": 10,
         },
-        "hist_traj_tokenizer_cfg": {"_target_": "alpamayo1_5.models.delta_tokenizer.DeltaTrajectoryTokenizer"},
+        "hist_traj_tokenizer_cfg": {"_target_": f"{package}.models.delta_tokenizer.DeltaTrajectoryTokenizer"},
         "traj_tokenizer_cfg": {
-            "_target_": "alpamayo1_5.action_space.discrete_action_space.DiscreteTrajectoryTokenizer",
+            "_target_": f"{package}.action_space.discrete_action_space.DiscreteTrajectoryTokenizer",
             "_recursive_": False, "action_space_cfg": space,
             "dims_max": [10, 10], "dims_min": [-10, -10], "num_bins": FUTURE_BINS,
         },

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.families import CAMERA_NAMES
 from alpamayo_rt.prompt.layout import QUESTION_END, QUESTION_START, ROUTE_END, ROUTE_START
+from alpamayo_rt.sample.arrays import UNREADABLE_NPZ
 from alpamayo_rt.sample.sample import Sample
 
 
@@ -134,10 +134,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InputError(f"{path}: missing, expected a recorded case") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npz ({error})") from None
-    except AttributeError:
+    except TypeError:
         raise InputError(f"{path}: holds one array, expected an .npz archive") from None
+    except UNREADABLE_NPZ as error:
+        raise InputError(f"{path}: not a readable .npz ({error})") from None
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: missing, expected the case's settings beside its arrays") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(meta, dict):
         raise InputError(f"{path}: holds a JSON {type(meta).__name__}, expected an object")

@@ -24,11 +24,13 @@ def check_case(model: Model, case: Case) -> list[Row]:
         InputError: the case lacks an array that its kind needs.
     """
     report = Report(case.name, BOUNDS[model.engine.precision])
-    if "frames" not in case:
+    if "frames" not in case and "pixel_values" not in case:
         _check_action(model, case, report)
     else:
         config = case.with_limits(model.config)
         images, prompt = _check_inputs(model, case, config, report)
+        if not _lines_up(case, images, prompt):
+            return report.rows  # they say what differs; nothing behind it has a counterpart
         if case.question is not None:
             _check_question(model, case, images, prompt, report)
         elif "sequences" in case:
@@ -56,6 +58,15 @@ def _check_inputs(model: Model, case: Case, config: ModelConfig, report: Report)
     if "fused_input_ids" in case:
         report.equal("fused_input_ids", "chained", prompt.ids[None], case["fused_input_ids"])
     return images, prompt
+
+
+def _lines_up(case: Case, images: Images, prompt: Prompt) -> bool:
+    """Whether patches and tokens are as many as were recorded, so that later stages can be compared."""
+    return (
+        images.pixel_values.shape == case["pixel_values"].shape
+        and torch.equal(images.grid, case["image_grid_thw"])
+        and len(prompt) == case["input_ids"].shape[1]
+    )
 
 
 def recorded_images(case: Case) -> Images:

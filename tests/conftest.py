@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and recorded cases that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from situations import GOLDEN, SHIPPED
+
+from alpamayo_rt import Model, load
+
+# Two threads wait for each other on a busy machine of two cores; these models are too small to need them.
+torch.set_num_threads(1)
+# The same examples on every run, so that a red run is the change's doing;
+# `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("steady", deadline=None, max_examples=25, derandomize=True, database=None)
+settings.register_profile("search", deadline=None, max_examples=500)
+settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of all reference cases; what needs more than the shipped ones skips where it is absent."""
+    if not GOLDEN.is_dir():
+        pytest.skip(f"the full reference cases are not at {GOLDEN} (set ALPAMAYO_RT_GOLDEN to their folder)")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def model_1_5() -> Model:
+    """The tiny Alpamayo 1.5, float32 on the CPU; shipped with the tests."""
+    return load(str(SHIPPED / "model" / "checkpoint"), "eager", "fp32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def model_r1(golden: Path) -> Model:
+    """The tiny Alpamayo R1, float32 on the CPU."""
+    return load(str(golden / "alpamayo_r1" / "model" / "checkpoint"), "eager", "fp32", "cpu")
+
+
+@pytest.fixture(scope="session", params=["alpamayo1_5", "alpamayo_r1"])
+def model(request: pytest.FixtureRequest) -> Model:
+    """Each of the two families."""
+    return request.getfixturevalue({"alpamayo1_5": "model_1_5", "alpamayo_r1": "model_r1"}[request.param])

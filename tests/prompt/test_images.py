@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from alpamayo_rt import InputError
+from alpamayo_rt.prompt.images import patchify, preprocess, resize, resize_integer, smart_resize
+
+RELEASED = (163_840, 196_608)
+sides = st.integers(1, 4000)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(sides, sides)
+@example(16, 16)
+def test_smart_resize_gives_multiples_and_respects_the_area(height: int, width: int) -> None:
+    if max(height, width) > 200 * min(height, width):
+        with pytest.raises(InputError, match=f"{height}×{width}"):
+            smart_resize(height, width, *RELEASED)
+        return
+    rows, columns = smart_resize(height, width, *RELEASED)
+    assert rows % 32 == columns % 32 == 0
+    assert rows >= 32
+    assert columns >= 32
+    nearest = round(height / 32) * round(width / 32) * 1024
+    if nearest > RELEASED[1]:  # shrunk; a side of a single multiple cannot shrink further
+        assert rows * columns <= RELEASED[1] or 32 in (rows, columns)
+    elif nearest >= RELEASED[0]:
+        assert rows * columns == nearest
+    else:  # grown, no further than to the next multiple of each side
+        grow = math.sqrt(RELEASED[0] / (height * width))
+        assert rows * columns >= RELEASED[0]
+        assert rows - 32 < height * grow
+        assert columns - 32 < width * grow
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.49), st.floats(-0.49, 0))
+def test_smart_resize_takes_the_nearest_multiple_where_its_area_is_allowed(
+    rows: int, columns: int, up: float, down: float
+) -> None:
+    height, width = max(int(32 * (rows + up)), 1), max(math.ceil(32 * (columns + down)), 1)
+    if max(height, width) > 200 * min(height, width):
+        return
+    area = rows * columns * 1024
+    assert smart_resize(height, width, area, area) == (32 * rows, 32 * columns)
+
+
+@given(sides, sides)
+def test_smart_resize_is_symmetric(height: int, width: int) -> None:
+    if max(height, width) <= 200 * min(height, width):
+        assert smart_resize(height, width, *RELEASED) == smart_resize(width, height, *RELEASED)[::-1]
+
+
+def test_smart_resize_rounds_half_to_even() -> None:
+    # 80 / 32 = 2.5 and 112 / 32 = 3.5
+    assert smart_resize(80, 112, 1, 10**9) == (64, 128)
+
+
+@pytest.mark.parametrize(
+    ("size", "limits", "expected"),
+    [
+        ((1080, 1920), RELEASED, (320, 576)),
+        ((320, 576), RELEASED, (320, 576)),
+        ((96, 160), (6144, 16384), (96, 160)),
+        ((1080, 1920), (6144, 16384), (96, 160)),
+        ((10, 10), RELEASED, (416, 416)),
+    ],
+)
+def test_smart_resize_of_known_sizes(
+    size: tuple[int, int], limits: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert smart_resize(*size, *limits) == expected
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 150), st.integers(2, 150), st.integers(2, 120), st.integers(2, 120), seeds)
+@example(108, 192, 32, 64, 0)
+@example(20, 30, 96, 160, 0)
+@example(64, 96, 64, 96, 0)
+def test_integer_resize_equals_torch_bit_for_bit(
+    height: int, width: int, rows: int, columns: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (1, 3, height, width), generator=generator, dtype=torch.uint8)
+    if seed % 2:  # only black and white: the overshoot of the cubic has to be clamped
+        images = (images > 127).to(torch.uint8) * 255
+    expected = torch.nn.functional.interpolate(
+        images, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False
+    )
+    assert torch.equal(resize_integer(images, rows, columns), expected)
+    assert torch.equal(resize(images, rows, columns), expected)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2))
+def test_patchify_equals_a_naive_loop(block_rows: int, block_columns: int, merge: int, temporal: int) -> None:
+    patch = 4
+    height, width = block_rows * merge * patch, block_columns * merge * patch
+    images = torch.arange(2 * 3 * height * width, dtype=torch.float32).reshape(2, 3, height, width)
+    expected = []
+    for image in images:
+        for block in range(block_rows * block_columns):
+            for inside in range(merge * merge):
+                row = (block // block_columns * merge + inside // merge) * patch
+                column = (block % block_columns * merge + inside % merge) * patch
+                vector = []
+                for channel in range(3):
+                    for _ in range(temporal):
+                        for y in range(patch):
+                            vector += image[channel, row + y, column : column + patch].tolist()
+                expected.append(vector)
+    ours = patchify(images, patch, merge, temporal)
+    assert torch.equal(ours.flatten(0, 1), torch.tensor(expected))
+
+
+def test_preprocess_normalizes_and_describes_every_image() -> None:
+    frames = torch.zeros(3, 3, 64, 96, dtype=torch.uint8)
+    frames[1] = 255
+    pixels, grid = preprocess(frames, 6144, 16384)
+    assert grid.tolist() == [[1, 4, 6]] * 3
+    first, second, third = pixels.split(24)
+    assert bool((first == -1).all())
+    assert bool((second == 1).all())
+    assert torch.equal(third, first)
+    assert pixels.shape[1] == 3 * 2 * 16 * 16

@@ -152,8 +152,11 @@ def training_step(
         actions = unicycle.inverse(
             examples.history_xyz, examples.history_rot, examples.future_xyz, examples.future_rot
         ).clamp(-_ACTION_LIMIT, _ACTION_LIMIT)
-    with torch.autocast(device.type, torch.bfloat16):
-        features = model.vision(drawn_examples.patches, _ROWS, _COLUMNS)
+    # CPUs are many times slower in bfloat16.
+    on_gpu = device.type == "cuda"
+    patches = drawn_examples.patches if on_gpu else drawn_examples.patches.float()
+    with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+        features = model.vision(patches, _ROWS, _COLUMNS)
         words, right, cache = model.language(examples.driving, features)
         answers, right_answers, _ = model.language(examples.asking, features)
         ends = model.ends(examples.driving)

@@ -25,7 +25,8 @@ def label_windows(
     """Cause and action indices (STEPS,), -1 outside the windows.
 
     The cause is the constraint that was binding and took most speed off within the next 2.5 s, among those
-    that can be known at the window's time; without one it is the green light ahead, else the free road.
+    that can be known at the window's time; without one it is the green light ahead, else the free road. A
+    light that has just turned green counts before the turn behind it.
     """
     cause = np.full(STEPS, -1)
     action = np.full(STEPS, -1)
@@ -37,7 +38,9 @@ def label_windows(
             taken = float(motion.push[look][motion.binding[look] == i].sum()) * STEP
             if taken > most and _known(plan, constraint, k, motion, light):
                 name, most = constraint.cause, taken
-        if name == "free_road" and light[k] == 1 and junction_distance[k] < 70.0:
+        started = light[k] == 1 and (motion.v[k] < 1.5 or light[max(k - 6, 0)] == 0)
+        ahead = light[k] == 1 and junction_distance[k] < 70.0
+        if (name == "free_road" and ahead) or (name == "turn" and started):
             name = "green_light"
         cause[k] = CAUSES.index(name)
         action[k] = ACTIONS.index(_action(plan, name, motion.v[k : k + FUTURE + 1]))
@@ -55,13 +58,14 @@ def _known(plan: Plan, constraint: Constraint, k: int, motion: Motion, light: np
 
 
 def _action(plan: Plan, cause: str, v: np.ndarray) -> str:
-    if cause == "turn":
+    turning = plan.navigation in ("left", "right")
+    if cause == "turn" or (cause == "green_light" and turning):
         return f"turn_{plan.navigation}"
     if v[:15].max() < 0.4:
         return "wait"
     if v.min() < 0.5 and v[0] > 0.5:
         return "stop"
-    if v[:36].min() < v[0] - 1.0:
+    if v[:36].min() < v[0] - 1.0 and cause != "green_light":
         return "slow"
     if v[:36].max() > v[0] + 1.0:
         return "accelerate"

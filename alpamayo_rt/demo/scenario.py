@@ -8,7 +8,7 @@ clip's own window is, so that the past motion alone says little about what comes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +36,14 @@ from alpamayo_rt.demo.road import (
 
 START_S = 40.0
 LATERAL_COMFORT = 2.2  # m/s2, sets the speed in curves
+TURN_COMFORT = 3.0  # the same for turns at junctions
 LATE_SHARE = 0.2
 _STANDING_SHARE = {
-    "green_light": 0.28,
+    "green_light": 0.25,
     "lead_stopped": 0.16,
     "red_light": 0.16,
     "pedestrian": 0.16,
-    "cross_traffic": 0.16,
+    "cross_traffic": 0.09,
 }
 ZONE_SPEED = {20: 20 / 3.6, 30: 30 / 3.6}
 
@@ -142,7 +143,8 @@ def _put_junction(
     # The line does not exist yet: its pose here is filled in by `_finish_line`.
     plan.junction = Junction(main_s, 0.0, 0.0, 0.0, skew, cross_lanes)
     plan.stop_s = main_s - cross_lanes * LANE_WIDTH - 5.0
-    plan.navigation = ("left", "straight", "right")[int(rng.integers(3))]
+    # Turns are named more often, so that a named turn does not already mean that the turn decides.
+    plan.navigation = ("left", "straight", "right")[int(rng.choice(3, p=[0.4, 0.2, 0.4]))]
 
 
 def _red_light(rng: np.random.Generator, plan: Plan, reach: _Reach, standing: bool) -> None:
@@ -160,7 +162,7 @@ def _green_light(rng: np.random.Generator, plan: Plan, reach: _Reach, standing: 
             plan.light_from = "green"
             plan.light_switch = -math.inf
     _put_junction(rng, plan, _stop_place(plan, reach, standing))
-    if rng.uniform() < 0.6:
+    if plan.light_switch < 0.0:
         plan.navigation = "straight"
 
 
@@ -191,7 +193,7 @@ def _curve(rng: np.random.Generator, plan: Plan, reach: _Reach, standing: bool) 
     start = reach.s + slow_onset_distance(reach.v, speed, plan.style) - 4.0
     plan.curve = (start, radius, angle)
     if rng.uniform() < 0.55:
-        _put_junction(rng, plan, None, start + abs(angle) * radius + rng.uniform(35.0, 60.0))
+        _put_junction(rng, plan, None, start + abs(angle) * radius + rng.uniform(26.0, 50.0))
     _maybe_cruising_lead(rng, plan)
 
 
@@ -199,14 +201,16 @@ def _speed_zone(rng: np.random.Generator, plan: Plan, reach: _Reach, standing: b
     number = 20 if reach.v < 11.2 or rng.uniform() < 0.5 else 30
     plan.zone = (reach.s + slow_onset_distance(reach.v, ZONE_SPEED[number], plan.style), number)
     if rng.uniform() < 0.4:
-        _put_junction(rng, plan, None, plan.zone[0] + rng.uniform(30.0, 60.0))
+        _put_junction(rng, plan, None, plan.zone[0] + rng.uniform(14.0, 45.0))
     else:
         _maybe_cruising_lead(rng, plan)
 
 
 def _turn(rng: np.random.Generator, plan: Plan, reach: _Reach, standing: bool) -> None:
     branch = "left" if rng.uniform() < 0.5 else "right"
-    speed = math.sqrt(LATERAL_COMFORT * TURN_RADIUS[branch])
+    speed = math.sqrt(TURN_COMFORT * TURN_RADIUS[branch])
+    # Braking late and well, so that 6.4 s reach into the branch.
+    plan.style = replace(plan.style, slow_onset=rng.uniform(1.7, 2.5))
     _put_junction(rng, plan, None, reach.s + slow_onset_distance(reach.v, speed, plan.style) + 9.0)
     plan.navigation = branch
     plan.stop_dashed = True
@@ -231,14 +235,14 @@ def _lead_braking(rng: np.random.Generator, plan: Plan, reach: _Reach, standing:
     plan.lead_mode = "braking"
     plan.brake_time = plan.t0 * STEP - (rng.uniform(0.4, 1.3) if late else rng.uniform(0.0, 0.3))
     plan.lead_gap = 3.5 + reach.v * plan.style.headway * rng.uniform(1.15, 1.5)
-    _maybe_junction(rng, plan, reach.s + plan.lead_gap + rng.uniform(22.0, 60.0))
+    _maybe_junction(rng, plan, reach.s + plan.lead_gap + rng.uniform(16.0, 50.0))
 
 
 def _lead_stopped(rng: np.random.Generator, plan: Plan, reach: _Reach, standing: bool) -> None:
     plan.lead_mode = "stopped"
     stop = _stop_place(plan, reach, standing, 3.0)
     plan.lead_gap = stop - START_S - EGO_FRONT
-    _maybe_junction(rng, plan, stop + rng.uniform(18.0, 40.0))
+    _maybe_junction(rng, plan, stop + rng.uniform(12.0, 32.0))
 
 
 def _maybe_junction(rng: np.random.Generator, plan: Plan, main_s: float) -> None:

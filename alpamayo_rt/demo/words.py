@@ -92,7 +92,7 @@ _RECOGNISED = {
     rf"|{_VEHICLE}(?: ahead| in front)? (?:is|starts) (?:braking|slowing)",
     "curve": r"\bcurve|\bbend",
     "speed_zone": r"speed limit|speed zone|limit sign",
-    "turn": r"\bturn\b",
+    "turn": r"navigation|the route|instructed",
     "free_road": r"\bfree\b|\bclear\b|nothing blocks|no obstacle",
 }
 _PATTERNS = {cause: re.compile(pattern, re.IGNORECASE) for cause, pattern in _RECOGNISED.items()}
@@ -126,8 +126,9 @@ def reasoning(cause: str, action: str, seed: int) -> str:
 
 def all_reasonings(cause: str) -> list[str]:
     """Every wording of a cause."""
-    turning = cause == "turn"
-    actions = [a for a in _ACTION_WORDS if a.startswith("turn_") == turning]
+    turns = [a for a in _ACTION_WORDS if a.startswith("turn_")]
+    straight = [a for a in _ACTION_WORDS if a not in turns]
+    actions = {"turn": turns, "green_light": turns + straight}.get(cause, straight)
     return [f"{verb} {reason}." for a in actions for verb in _ACTION_WORDS[a] for reason in _REASONS[cause]]
 
 

@@ -55,7 +55,8 @@ def make_lead(rng: np.random.Generator, plan: Plan, lane: Path, targets: list[Sp
     if plan.lead_mode == "stopped":
         constraints.append(BrakeProgram("lead_stopped", -1.0, 4.0, 0.0))
     motion = roll_out(STEPS, start, speed, wanted, plan.style, constraints)
-    lamps = np.where(motion.a < -0.6, BRAKE_LAMPS, 0)
+    # A lead that only eases off for the same sign or curve as the ego coasts: lit lamps mean the cause.
+    lamps = np.zeros(STEPS, np.int64)
     if plan.lead_mode == "braking":
         lamps = np.where(plan.brake_time <= TIME + 1e-9, BRAKE_LAMPS, 0)
     if plan.lead_mode == "stopped":

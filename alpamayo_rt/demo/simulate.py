@@ -34,6 +34,7 @@ from alpamayo_rt.demo.visible import cause_in_view
 
 SPLITS = {"train": 1, "test": 2}
 ATTEMPTS = 200
+LEAD_RANGE = 70.0  # metres; a vehicle farther ahead is no lead vehicle
 
 
 def cause_of_index(split: str, seed: int, index: int) -> str:
@@ -82,9 +83,10 @@ def _try(rng: np.random.Generator, plan: Plan, index: int) -> A.SceneArrays | No
     if any(_touch(pose, actor) for actor in moving):
         return None
     others = [a for a in others if not _touch(pose, a) and not (lead and _meets(a, lead.actor))]
-    if not cause_in_view(plan, pose[plan.t0], moving):
-        return None
 
+    ahead = np.zeros(A.STEPS, np.int64)
+    if lead is not None:
+        ahead[lead.motion.s - motion.s < LEAD_RANGE] = A.LEADS.index(plan.lead_kind)
     boxes = BoxList()
     for actor in moving:
         boxes.add_actor(actor)
@@ -92,7 +94,9 @@ def _try(rng: np.random.Generator, plan: Plan, index: int) -> A.SceneArrays | No
     for actor in others:
         boxes.add_actor(actor)
     add_houses(rng, plan, boxes)
-    return _arrays(rng, plan, path, motion, pose, light, distance, cause, action, boxes, index)
+    if not cause_in_view(plan, pose[plan.t0], moving, boxes):
+        return None
+    return _arrays(rng, plan, path, motion, pose, light, distance, cause, action, ahead, boxes, index)
 
 
 def _lamps(plan: Plan) -> np.ndarray:
@@ -187,6 +191,7 @@ def _arrays(
     distance: np.ndarray,
     cause: np.ndarray,
     action: np.ndarray,
+    lead: np.ndarray,
     boxes: BoxList,
     index: int,
 ) -> A.SceneArrays:
@@ -225,7 +230,6 @@ def _arrays(
             branches[i] = other.pose(first + np.arange(A.BRANCH_POINTS))[:, :2]
     for name, value in facts.items():
         road[A.ROAD[name]] = value
-    lead_now = 0 if plan.lead_mode is None else A.LEADS.index(plan.lead_kind)
     return A.SceneArrays(
         index=np.array(index),
         ego=np.concatenate([pose, np.stack([motion.v, motion.a, curvature], -1)], -1),
@@ -241,7 +245,7 @@ def _arrays(
         action=action,
         t0=np.array(plan.t0),
         light_colour=light.astype(np.int64),
-        lead=np.full(A.STEPS, lead_now),
+        lead=lead,
         lanes=np.array(plan.lanes_left + plan.lanes_right),
         next_feature=_next_feature(plan, motion.s, distance, path),
         navigation=np.array(-1 if plan.navigation is None else A.NAVIGATION.index(plan.navigation)),

@@ -97,6 +97,11 @@ def make_batch(
     )
 
 
+@lru_cache(maxsize=64)
+def _scene(split: str, seed: int, index: int) -> SceneArrays:
+    return simulate(split, seed, index)
+
+
 class World:
     """Endless numbered clips; the same `seed`, `split` and number always give the same clip.
 
@@ -113,13 +118,12 @@ class World:
         if seed < 0:
             raise InputError(f"seed: {seed}, expected 0 or more")
         self.seed, self.split = seed, split
-        self._scene = lru_cache(maxsize=64)(lambda index: simulate(split, seed, index))
 
     def scene(self, index: int) -> SceneArrays:
         """The simulated arrays of clip `index`."""
         if index < 0:
             raise InputError(f"clip: {index}, expected 0 or more")
-        return self._scene(index)
+        return _scene(self.split, self.seed, index)
 
     def clip_id(self, index: int) -> str:
         """The clip's name."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,9 +22,17 @@ from alpamayo_rt.cli.common import (
     run_header,
     say,
 )
-from alpamayo_rt.cli.infer_arguments import IGNORED, add_arguments, check_arguments, setting_overrides
+from alpamayo_rt.cli.infer_arguments import (
+    DEFAULT_T0_US,
+    IGNORED,
+    add_arguments,
+    check_arguments,
+    is_live,
+    setting_overrides,
+)
 from alpamayo_rt.dump import dump_path, write_dump
 from alpamayo_rt.errors import AlpamayoError, InputError
+from alpamayo_rt.evaluation.metrics import min_ade
 from alpamayo_rt.inference import Model
 from alpamayo_rt.result import Result
 from alpamayo_rt.sample.arrays import PreparedFile, read_npy
@@ -33,19 +41,27 @@ from alpamayo_rt.sample.sample import Sample
 from alpamayo_rt.settings import Settings
 
 
+class Prepared(NamedTuple):
+    """What a job is made of; `future_xyz` (64, 3) metres where the clip goes on long enough."""
+
+    sample: Sample
+    settings: Settings
+    future_xyz: torch.Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Job:
     """One thing to answer.
 
     Attributes:
         id: its name in the output.
-        prepare: gives sample and settings; may raise InputError.
+        prepare: gives sample, settings and what is known of the future; may raise InputError.
         describe: the sentence for such an error.
         extra: further fields of its response.
     """
 
     id: str
-    prepare: Callable[[Model], tuple[Sample, Settings]]
+    prepare: Callable[[Model], Prepared]
     describe: Callable[[InputError], str]
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -154,31 +170,48 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
 def _request_job(
     request: Request, history: dict[str, Any], prepared: PreparedFile | None, overrides: dict[str, Any]
 ) -> Job:
-    def prepare(model: Model) -> tuple[Sample, Settings]:
-        return request.sample(model.config.family, history, prepared), request.settings(overrides)
+    def prepare(model: Model) -> Prepared:
+        return Prepared(request.sample(model.config.family, history, prepared), request.settings(overrides))
 
     return Job(request.id, prepare, request.located)
 
 
 def _clip_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
+    if is_live(args.clip):
+        return _live_job(args, overrides)
     from alpamayo_rt.sample.clips import ClipDataset
 
     dataset = ClipDataset(args.dataset_root)
+    t0_us = DEFAULT_T0_US if args.t0_us is None else args.t0_us
 
-    def prepare(model: Model) -> tuple[Sample, Settings]:
-        clip = dataset.read(args.clip, args.t0_us, with_future=False).sample
+    def prepare(model: Model) -> Prepared:
+        clip = dataset.read(args.clip, t0_us, with_future="if available")
+        read = clip.sample
         sample = Sample(
-            clip.frames, clip.camera_indices, clip.history_xyz, clip.history_rot, args.nav_text, args.question
+            read.frames, read.camera_indices, read.history_xyz, read.history_rot, args.nav_text, args.question
         )
-        return sample, Settings(**overrides)
+        return Prepared(sample, Settings(**overrides), clip.future_xyz)
 
-    return Job(args.clip, prepare, _describe, {"t0_us": args.t0_us})
+    return Job(args.clip, prepare, _describe, {"t0_us": t0_us})
+
+
+def _live_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
+    """A clip of the demo world, drawn in memory on the engine's device, without video or kit."""
+    from alpamayo_rt.demo.live import live_clip
+
+    clip = live_clip(args.clip, args.t0_us)
+
+    def prepare(model: Model) -> Prepared:
+        sample, future = clip.read(model.engine.device, args.nav_text, args.question)
+        return Prepared(sample, Settings(**overrides), future)
+
+    return Job(args.clip, prepare, _describe, {"t0_us": clip.t0_us})
 
 
 def _prepared_job(
     args: argparse.Namespace, prepared: PreparedFile, history: dict[str, Any], overrides: dict[str, Any]
 ) -> Job:
-    def prepare(model: Model) -> tuple[Sample, Settings]:
+    def prepare(model: Model) -> Prepared:
         base = prepared.sample(args.nav_text, args.question)
         sample = Sample(
             None,
@@ -189,7 +222,7 @@ def _prepared_job(
             base.question,
             base.prepared,
         )
-        return sample, Settings(**overrides)
+        return Prepared(sample, Settings(**overrides))
 
     return Job(args.prepared.stem, prepare, _describe)
 
@@ -203,14 +236,14 @@ def _answer(
 ) -> dict[str, Any]:
     """One response; whatever is wrong with this job is said in it and does not touch the others."""
     try:
-        sample, settings = job.prepare(model)
+        sample, settings, future = job.prepare(model)
         path = dump_path(dump_folder, job.id) if dump_folder is not None else None
         result = model.infer(sample, **asdict(settings), keep_trace=path is not None)
         if path is not None and result.trace is not None:
             write_dump(path, model, sample, result)
         if args.plot is not None:
-            _plot(_plot_path(args.plot, job.id, jobs), sample, result)
-        return {"id": job.id, "status": "ok", **job.extra, **result.to_json()}
+            _plot(_plot_path(args.plot, job.id, jobs), sample, result, future)
+        return {"id": job.id, "status": "ok", **job.extra, **result.to_json(), **_metrics(result, future)}
     except InputError as error:
         message = job.describe(error)
     except AlpamayoError as error:
@@ -228,10 +261,19 @@ def _plot_path(path: Path, job_id: str, jobs: int) -> Path:
     return dump_path(path.parent, f"{path.stem}-{job_id}").with_suffix(path.suffix or ".png")
 
 
-def _plot(path: Path, sample: Sample, result: Result) -> None:
+def _plot(path: Path, sample: Sample, result: Result, future: torch.Tensor | None) -> None:
     from alpamayo_rt.plot import draw, save
 
-    save(draw(sample, result), path)
+    save(draw(sample, result, future), path)
+
+
+def _metrics(result: Result, future: torch.Tensor | None) -> dict[str, Any]:
+    """How near the candidates come, where the true future is known."""
+    if future is None or result.trajectories is None:
+        return {}
+    candidates = result.trajectories.numpy()
+    named = {f"min_ade_{k}": min_ade(candidates, future, k) for k in (len(candidates), 1)}
+    return {"metrics": {name: round(value, 3) for name, value in named.items()}}
 
 
 def _summary(n: int, of: int, response: dict[str, Any]) -> str:
@@ -240,4 +282,6 @@ def _summary(n: int, of: int, response: dict[str, Any]) -> str:
         return start + response["error"]
     said = response.get("answer") or next(iter(response["reasoning"]), "")
     stops = ", ".join(sorted(set(response["stop_reasons"])))
-    return f"{start}{stops}, {response['milliseconds']['total']:.0f} ms: {said}"
+    errors = ", ".join(f"{name} {value:.2f} m" for name, value in response.get("metrics", {}).items())
+    near = f", {errors}" if errors else ""
+    return f"{start}{stops}, {response['milliseconds']['total']:.0f} ms{near}: {said}"

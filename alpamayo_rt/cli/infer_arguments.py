@@ -10,6 +10,7 @@ from typing import Any
 from alpamayo_rt.errors import EngineError, InputError
 
 ENGINE_FLAGS = ("engine_dir", "multimodal_engine_dir", "expert_engine")
+DEFAULT_T0_US = 5_100_000
 IGNORED = {"dump_profile": "dumpProfile", "warmup": "warmup"}
 
 
@@ -25,9 +26,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Everything but the model arguments."""
     source = command.add_argument_group("what to answer")
     source.add_argument("--input-file", "--inputFile", type=Path, metavar="F", help="a request file (JSON)")
-    source.add_argument("--clip", metavar="ID", help="a clip of the dataset, with --dataset-root")
     source.add_argument(
-        "--t0-us", type=int, default=None, metavar="T", help="time in the clip, µs (default: 5100000)"
+        "--clip", metavar="ID", help="a clip of the dataset, with --dataset-root; or world-live:SEED:NUMBER"
+    )
+    source.add_argument(
+        "--t0-us",
+        type=int,
+        default=None,
+        metavar="T",
+        help="time in the clip, µs (default: 5100000; live: the clip's own)",
     )
     source.add_argument("--dataset-root", type=Path, metavar="DIR", help="a local hub cache with the dataset")
     source.add_argument("--prepared", type=Path, metavar="F", help="preprocessed patches (.npz, .safetensors)")
@@ -69,6 +76,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     runner.add_argument("--warmup", nargs="?", const="", metavar="N", help="ignored")
 
 
+def is_live(clip: str) -> bool:
+    """Whether a clip's name is `world-live:SEED:NUMBER`."""
+    return clip.startswith("world-live:")
+
+
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse combinations that make no sense.
 
@@ -93,14 +105,15 @@ def check_arguments(args: argparse.Namespace) -> None:
                 f"--{flag.replace('_', '-')}: goes with --clip or --prepared, not with --input-file"
             )
     if args.clip is not None:
-        if args.dataset_root is None:
+        if is_live(args.clip) and args.dataset_root is not None:
+            raise InputError("--dataset-root: a live clip of the demo world has none, expected to be left out")
+        if args.dataset_root is None and not is_live(args.clip):
             raise InputError("--dataset-root: missing, expected the dataset's local cache")
         if args.ego_history_xyz_npy is not None or args.ego_history_rot_npy is not None:
             raise InputError(
                 "--ego-history-xyz-npy and --ego-history-rot-npy: go with --input-file or --prepared; "
                 "a clip has its history"
             )
-        args.t0_us = 5_100_000 if args.t0_us is None else args.t0_us
     elif args.dataset_root is not None or args.t0_us is not None:
         raise InputError("--dataset-root and --t0-us: go with --clip")
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from alpamayo_rt.demo.arrays import CAUSES, NAVIGATION
+from alpamayo_rt.demo.arrays import NAVIGATION
 from alpamayo_rt.demo.simulate import simulate
-from alpamayo_rt.demo.truth import branch_of
+from alpamayo_rt.demo.truth import branch_of, navigation
 from alpamayo_rt.demo.words import LIGHT_QUESTION, cause_of
 from alpamayo_rt.demo.world import World
 from alpamayo_rt.evaluation.baselines import constant_rates, fan, history_rates
@@ -49,7 +49,8 @@ def score_clip(model: Model, world: World, index: int, accels: list[float]) -> d
             assert xyz is not None
             assert rot is not None
             xyz, rot = xyz[-1:].expand_as(xyz), rot[-1:].expand_as(rot)
-        text = sample.navigation if branch is None else world.sample(index, branch=branch)[0].navigation
+        scene = world.scene(index)
+        text = sample.navigation if branch is None else navigation(scene, int(scene.t0), branch)
         shown = sample.frames if frames is None else frames
         asked = Sample(shown, sample.camera_indices, xyz, rot, navigation=text)
         return model.infer(asked, num_candidates=CANDIDATES, seed=index)
@@ -98,6 +99,3 @@ def _ade(result: Result, future: np.ndarray) -> list[float]:
 def _branches(result: Result, branches: dict[str, np.ndarray]) -> list[str | None]:
     assert result.trajectories is not None
     return [branch_of(candidate, branches) for candidate in result.trajectories.numpy()]
-
-
-__all__ = ["CANDIDATES", "CAUSES", "acceleration_quantiles", "score_clip"]

@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 # With pip this resolves to a CPU build; the package itself runs on torch 2.9 and later.
 TORCH ?= torch==2.13.0
 OUT ?= demo-output
-MODEL ?= tests/data/alpamayo1_5/model/checkpoint
+MODEL ?= nano
 export ALPAMAYO_RT_GOLDEN ?= $(abspath ../shared/golden)
 
 .PHONY: help demo test test-all lint clean
 
 help:
-	@echo "make demo      set up, run the demo model on a clip, write the result and a picture to $(OUT)/"
+	@echo "make demo      set up, drive three clips with the demo model, write a picture of each to $(OUT)/"
 	@echo "make test      set up and run the tests (minutes)"
 	@echo "make test-all  the same with the long ones"
 	@echo "make lint      formatting, lint, types, spelling"
@@ -32,10 +32,8 @@ $(VENV)/test-installed: $(VENV)/demo-installed
 
 demo: $(VENV)/demo-installed
 	@mkdir -p $(OUT)
-	$(BIN)/alpamayo-rt world make --clips 1 --seed 0 --out $(OUT)/dataset
-	$(BIN)/alpamayo-rt infer --model $(MODEL) --clip world-test-0-000000 --t0-us 3000000 \
-	  --dataset-root $(OUT)/dataset --output-file $(OUT)/result.json --plot $(OUT)/picture.png
-	@echo "result: $(OUT)/result.json   picture: $(OUT)/picture.png"
+	$(BIN)/alpamayo-rt world make --clips 3 --seed 61 --out $(OUT)/dataset
+	$(BIN)/alpamayo-rt world drive --model $(MODEL) --dataset-root $(OUT)/dataset --out $(OUT)/pictures
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -rs

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -102,3 +103,10 @@ def run_header(model: Model) -> dict[str, Any]:
         "device": f"{device} ({name})",
         "versions": versions(),
     }
+
+
+def result_file(header: dict[str, Any], responses: list[dict[str, Any]]) -> str:
+    """The text of a result file: one line a header field and one a response, however long."""
+    fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in header.items()]
+    lines = ",\n".join(f"  {json.dumps(response, allow_nan=False)}" for response in responses)
+    return "{\n" + ",\n".join([*fields, f' "responses": [\n{lines}\n ]']) + "\n}"

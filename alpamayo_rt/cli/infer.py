@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from alpamayo_rt.cli.common import (
     internal_error,
     load_model,
     one_line,
+    result_file,
     run_header,
     say,
 )
@@ -98,20 +98,13 @@ def run(args: argparse.Namespace) -> int:
     for n, job in enumerate(jobs):
         responses.append(_answer(model, job, args, dump_folder, len(jobs)))
         say(_summary(n + 1, len(jobs), responses[-1]))
-    out = _as_text(run_header(model), responses)
+    out = result_file(run_header(model), responses)
     if args.output_file is None:
         emit(out)
     else:
         write_atomically(args.output_file, (out + "\n").encode())
         say(f"wrote {args.output_file}")
     return 0 if all(response["status"] == "ok" for response in responses) else 1
-
-
-def _as_text(header: dict[str, Any], responses: list[dict[str, Any]]) -> str:
-    """JSON with one line a header field and one a response: long arrays stay on their line."""
-    fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in header.items()]
-    lines = ",\n".join(f"  {json.dumps(response, allow_nan=False)}" for response in responses)
-    return "{\n" + ",\n".join([*fields, f' "responses": [\n{lines}\n ]']) + "\n}"
 
 
 def _dump_folder(args: argparse.Namespace) -> Path | None:

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.cli.common import add_model_arguments, load_model, run_header, say, table
+from alpamayo_rt.atomic import write_atomically
+from alpamayo_rt.cli.common import add_model_arguments, load_model, result_file, run_header, say, table
 from alpamayo_rt.errors import InputError
 
 
@@ -30,7 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_model_arguments(drive)
     drive.add_argument("--dataset-root", type=Path, required=True, metavar="ROOT", help="what make has written")
-    drive.add_argument("--out", type=Path, metavar="DIR", help="one picture a clip")
+    drive.add_argument("--out", type=Path, metavar="DIR", help="one picture a clip, and results.json")
     drive.set_defaults(run=run_drive)
     score = actions.add_parser(
         "score", help="measure a model on test clips, drawn in memory", allow_abbrev=False
@@ -74,15 +75,17 @@ def run_drive(args: argparse.Namespace) -> int:
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     model = load_model(args)
-    errors = []
+    errors, responses = [], []
     for driven in drive_world(model, args.dataset_root, clips, args.out):
         told = f", told “{driven.navigation}”" if driven.navigation else ""
         print(f"{driven.clip_id} (true cause: {driven.cause.replace('_', ' ')}{told})")
         print(f"  {driven.result.reasoning[0]}   minADE6 {driven.min_ade:.2f} m over 6.4 s", flush=True)
         errors.append(driven.min_ade)
+        responses.append(driven.response())
     print(f"mean minADE6 of {len(errors)} clip(s): {sum(errors) / len(errors):.2f} m")
     if args.out is not None:
-        print(f"pictures: {args.out}")
+        write_atomically(args.out / "results.json", (result_file(run_header(model), responses) + "\n").encode())
+        print(f"pictures and results.json: {args.out}")
     return 0
 
 

@@ -19,13 +19,21 @@ from alpamayo_rt.sample.sample import Sample
 
 @dataclass(frozen=True)
 class Drive:
-    """One driven clip: its true cause, its navigation, what the model answered, minADE in metres."""
+    """One driven clip: its window, true cause and navigation, what the model answered, minADE in metres."""
 
     clip_id: str
+    t0_us: int
     cause: str
     navigation: str | None
     result: Result
     min_ade: float
+
+    def response(self) -> dict[str, object]:
+        """The clip's entry in a result file."""
+        assert self.result.trajectories is not None
+        metrics = {f"min_ade_{len(self.result.trajectories)}": round(self.min_ade, 3)}
+        start = {"id": self.clip_id, "status": "ok", "t0_us": self.t0_us}
+        return {**start, **self.result.to_json(), "metrics": metrics}
 
 
 def drive_world(model: Model, root: Path, clips: list[str], pictures: Path | None = None) -> Iterator[Drive]:
@@ -44,4 +52,4 @@ def drive_world(model: Model, root: Path, clips: list[str], pictures: Path | Non
             title = f"{clip_id}: the true cause is {now['cause'].replace('_', ' ')}"
             save(draw(sample, result, clip.future_xyz, title), pictures / f"{clip_id}.png")
         error = min_ade(result.trajectories.numpy(), clip.future_xyz)
-        yield Drive(clip_id, now["cause"], now["navigation"], result, error)
+        yield Drive(clip_id, told["t0_us"], now["cause"], now["navigation"], result, error)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from alpamayo_rt.cli.main import main
@@ -17,7 +19,11 @@ def test_drives_what_was_written(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "true cause: lead braking" in said
     assert "minADE6" in said
-    assert [path.name for path in pictures.iterdir()] == ["world-test-61-000000.png"]
+    assert sorted(path.name for path in pictures.iterdir()) == ["results.json", "world-test-61-000000.png"]
+    response = json.loads((pictures / "results.json").read_text())["responses"][0]
+    assert response["id"] == "world-test-61-000000"
+    assert response["status"] == "ok"
+    assert response["metrics"]["min_ade_6"] < 3
 
 
 def test_an_empty_folder_is_refused(tmp_path, capsys):

@@ -210,13 +210,7 @@ class Model:
             tokens: what the sequences wrote with the navigation, up to the closing token.
             reads: the sequence of each candidate.
         """
-        plain = Sample(
-            sample.frames,
-            sample.camera_indices,
-            sample.history_xyz,
-            sample.history_rot,
-            prepared=sample.prepared,
-        )
+        plain = sample.replaced(navigation=None)
         prompt = build_prompt(plain, images, self.config, self.tokenizer)
         closing, waypoints = self.tokenizer.future_start, self.config.action_space.n_waypoints
         room = sum(map(len, tokens)) + len(reads) * waypoints

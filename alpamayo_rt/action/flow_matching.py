@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Euler integration of the flow from noise to normalized actions (formulas "Flow matching")."""
+"""Euler integration of the flow from noise to normalized actions."""
 
 from __future__ import annotations
 

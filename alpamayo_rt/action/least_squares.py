@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Regularized least squares with a smoothness term (formulas "Actions → trajectory" and back).
+"""Regularized least squares with a smoothness term.
 
 All problems here are: minimize Σ‖A x − b‖² + weight·‖D x‖² + ridge·‖x‖², D a plain difference of some order.
 """

@@ -179,10 +179,7 @@ def _clip_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
 
     def prepare(model: Model) -> Prepared:
         clip = dataset.read(args.clip, t0_us, with_future="if available")
-        read = clip.sample
-        sample = Sample(
-            read.frames, read.camera_indices, read.history_xyz, read.history_rot, args.nav_text, args.question
-        )
+        sample = clip.sample.replaced(navigation=args.nav_text, question=args.question)
         return Prepared(sample, Settings(**overrides), clip.future_xyz)
 
     return Job(args.clip, prepare, _describe, {"t0_us": t0_us})
@@ -205,16 +202,8 @@ def _prepared_job(
     args: argparse.Namespace, prepared: PreparedFile, history: dict[str, Any], overrides: dict[str, Any]
 ) -> Job:
     def prepare(model: Model) -> Prepared:
-        base = prepared.sample(args.nav_text, args.question)
-        sample = Sample(
-            None,
-            base.camera_indices,
-            history.get("ego_history_xyz", base.history_xyz),
-            history.get("ego_history_rot", base.history_rot),
-            base.navigation,
-            base.question,
-            base.prepared,
-        )
+        given = {name.removeprefix("ego_"): array for name, array in history.items()}
+        sample = prepared.sample(args.nav_text, args.question).replaced(**given)
         return Prepared(sample, Settings(**overrides))
 
     return Job(args.prepared.stem, prepare, _describe)

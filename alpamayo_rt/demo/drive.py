@@ -14,7 +14,6 @@ from alpamayo_rt.inference import Model
 from alpamayo_rt.plot import draw, save
 from alpamayo_rt.result import Result
 from alpamayo_rt.sample.clips import ClipDataset
-from alpamayo_rt.sample.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ def drive_world(model: Model, root: Path, clips: list[str], pictures: Path | Non
         told = json.loads(dataset.read_extra(clip_id, TRUTH_FILE))
         now = next(w for w in told["windows"] if w["t_us"] == told["t0_us"])
         clip = dataset.read(clip_id, told["t0_us"])
-        read = clip.sample
-        sample = Sample(read.frames, read.camera_indices, read.history_xyz, read.history_rot, now["navigation"])
+        sample = clip.sample.replaced(navigation=now["navigation"])
         result = model.infer(sample)
         assert result.trajectories is not None
         assert clip.future_xyz is not None

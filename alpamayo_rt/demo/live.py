@@ -42,10 +42,7 @@ class LiveClip:
         """
         drawn, truth = self.world.sample(self.number, self.step, device)
         said = None if question is not None else navigation or drawn.navigation
-        sample = Sample(
-            drawn.frames, drawn.camera_indices, drawn.history_xyz, drawn.history_rot, said, question
-        )
-        return sample, torch.from_numpy(truth["future_xyz"]).float()
+        return drawn.replaced(navigation=said, question=question), torch.from_numpy(truth["future_xyz"]).float()
 
 
 def live_clip(name: str, t0_us: int | None = None) -> LiveClip:

@@ -44,7 +44,7 @@ def hand_off(
     closing: int | None,
     waypoints: int,
 ) -> HandOff:
-    """Build the hand-off (formulas "Language model and expert layers").
+    """Build the hand-off.
 
     Args:
         cache: after the rollout.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From logits to a token: mask → temperature → top-k → top-p → draw (facts "Rollout").
+"""From logits to a token: mask → temperature → top-k → top-p → draw.
 
 Draws use given uniform numbers and the inverse of the cumulated distribution, so that two engines which see the
 same logits and numbers choose the same token, and a run can be paired with another.

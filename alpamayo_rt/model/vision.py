@@ -116,7 +116,7 @@ class VisionTower(nn.Module):
         """Encode images of one size.
 
         Args:
-            patches: (images, rows·columns, values) in block order (formulas "Images → patches").
+            patches: (images, rows·columns, values) in block order.
             rows: patch rows of each image.
             columns: patch columns of each image.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Past poses as tokens: binned displacements (formulas "History tokens")."""
+"""Past poses as tokens: binned displacements."""
 
 from __future__ import annotations
 

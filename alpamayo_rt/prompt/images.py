@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera frames → patches, on any device (formulas "Images → patches").
+"""Camera frames → patches, on any device.
 
 The resize repeats, in integers, what torch's antialiased bicubic does with uint8 images on the CPU, which is
 what the released processor calls; so that a frame gives the same bytes on every device.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chat layout: one text with one image placeholder an image (facts: "Prompt")."""
+"""The chat layout: one text with one image placeholder an image."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three-component positions of a prompt (formulas "Positions")."""
+"""Three-component positions of a prompt."""
 
 from __future__ import annotations
 

@@ -73,17 +73,8 @@ class Request:
             for name in ("ego_history_xyz", "ego_history_rot")
         }
         if prepared is not None:
-            base = prepared.sample(navigation, question)
-            xyz, rot = arrays["history_xyz"], arrays["history_rot"]
-            return Sample(
-                None,
-                base.camera_indices,
-                base.history_xyz if xyz is None else xyz,
-                base.history_rot if rot is None else rot,
-                base.navigation,
-                base.question,
-                base.prepared,
-            )
+            given = {name: array for name, array in arrays.items() if array is not None}
+            return prepared.sample(navigation, question).replaced(**given)
         cameras = self._cameras(len(images), layout)
         frames = read_frames(images, max(len(cameras), 1))
         return Sample(frames, cameras, navigation=navigation, question=question, **arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ STEP_SECONDS = 0.1
 class PreparedImages:
     """Camera images that were resized, normalized and cut into patches elsewhere.
 
-    `pixel_values` (patches, 1536) float, in the order of formulas "Images → patches"; `image_grid_thw`
+    `pixel_values` (patches, 1536) float, in merge-block order (`prompt.images.patchify`); `image_grid_thw`
     (images, 3) int64: one row (1, patch rows, patch columns) per image, camera-major, oldest first.
     """
 
@@ -72,6 +73,19 @@ class Sample:
             raise InputError(f"{missing}: missing, expected both history_xyz and history_rot")
         self.navigation = _text(navigation, "navigation")
         self.question = _text(question, "question")
+
+    def replaced(self, **changes: Any) -> Sample:
+        """The same sample with some of the constructor's arguments given anew, checked like any other."""
+        same = {
+            "frames": self.frames,
+            "camera_indices": self.camera_indices,
+            "history_xyz": self.history_xyz,
+            "history_rot": self.history_rot,
+            "navigation": self.navigation,
+            "question": self.question,
+            "prepared": self.prepared,
+        }
+        return Sample(**{**same, **changes})
 
     @property
     def num_images(self) -> int:

@@ -15,6 +15,7 @@ from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.families import CAMERA_NAMES
 from alpamayo_rt.prompt.layout import QUESTION_END, QUESTION_START, ROUTE_END, ROUTE_START
+from alpamayo_rt.prompt.prompt import Images
 from alpamayo_rt.sample.arrays import UNREADABLE_NPZ
 from alpamayo_rt.sample.sample import Sample
 
@@ -90,6 +91,10 @@ class Case:
         return float(
             self.diffusion.get("inference_guidance_weight", self.sampling.get("inference_guidance_weight", 1))
         )
+
+    def images(self) -> Images:
+        """The recorded patches."""
+        return Images(self["pixel_values"].float(), self["image_grid_thw"])
 
     def sample(self) -> Sample:
         """The sample that was recorded."""

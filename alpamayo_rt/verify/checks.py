@@ -69,11 +69,6 @@ def _lines_up(case: Case, images: Images, prompt: Prompt) -> bool:
     )
 
 
-def recorded_images(case: Case) -> Images:
-    """The recorded patches."""
-    return Images(case["pixel_values"].float(), case["image_grid_thw"])
-
-
 def _check_question(model: Model, case: Case, images: Images, prompt: Prompt, report: Report) -> None:
     """A question's answer, token by token, from the recorded patches and from the frames."""
     engine, rule = model.engine, model.stop_rule(question=True)
@@ -82,7 +77,7 @@ def _check_question(model: Model, case: Case, images: Images, prompt: Prompt, re
     report.equal("sequences (prompt)", "chained", prompt.ids.expand(len(recorded), -1), recorded[:, :length])
     if not case.greedy or engine.precision != "fp32":
         return
-    for source, patches in (("fed", recorded_images(case)), ("chained", images)):
+    for source, patches in (("fed", case.images()), ("chained", images)):
         features: VisionFeatures = engine.encode_images(patches)
         cache, logits = engine.prefill(prompt, features, case.limit)
         rollout = engine.reason(

@@ -22,7 +22,7 @@ def check_driving(model: Model, case: Case, images: Images, prompt: Prompt, repo
     """All comparisons of a case with a rollout; `images` and `prompt` are what our own front end made."""
     run = _Driving(model, case, prompt, report)
     run.check_recorded_tokens()
-    recorded = Images(case["pixel_values"].float(), case["image_grid_thw"])
+    recorded = case.images()
     run.check_vision(model.engine.encode_images(recorded), "fed")
     fed = run.check_language(recorded, run.recorded_features(), "fed")
     run.check_expert_fed(fed)

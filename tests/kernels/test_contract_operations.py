@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,8 @@ GPU = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.fixture(params=GPU)
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

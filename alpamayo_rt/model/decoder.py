@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend, layer: int
     ) -> torch.Tensor:
         """(N, hidden) → (N, hidden)."""
-        heads = (len(x), -1, self.head_dim)
+        heads = (x.shape[0], -1, self.head_dim)  # not len(): a traced size may be symbolic
         q = rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(0, 1), cos, sin)
         k = rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(0, 1), cos, sin)
         v = self.v_proj(x).view(heads).transpose(0, 1)
@@ -115,7 +115,8 @@ class Decoder(nn.Module):
             cos: (N, head_dim) float32, as is sin: rotary positions.
             sin: see cos.
             attend: the attention over the caller's cache.
-            image_slots: (M,) positions of image tokens among the N.
+            image_slots: (M,) positions of image tokens among the N; None: features come for all N tokens, zeros
+                where there is no image.
             deepstack: one (M, hidden) feature for each of the first layers, added there after the layer.
 
         Returns:
@@ -123,6 +124,7 @@ class Decoder(nn.Module):
         """
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, attend, i)
-            if i < len(deepstack) and image_slots is not None:
-                x = x.index_add(0, image_slots, deepstack[i])
+            if i < len(deepstack):
+                feature = deepstack[i]
+                x = x + feature if image_slots is None else x.index_add(0, image_slots, feature)
         return self.norm(x)

@@ -14,8 +14,25 @@ def inverse_frequencies(dim: int, theta: float, device: torch.device) -> torch.T
     return 1.0 / (theta**exponent)
 
 
+def mrope_tables(config: TextConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Component (head_dim/2,) int64 and frequency (head_dim/2,) float32 of each angle (interleaved, Qwen3-VL)."""
+    component = torch.zeros(config.head_dim // 2, dtype=torch.long, device=device)
+    for axis in (1, 2):
+        component[axis : 3 * config.mrope_section[axis] : 3] = axis
+    return component, inverse_frequencies(config.head_dim, config.rope_theta, device)
+
+
+def mrope_angles(
+    positions: torch.Tensor, component: torch.Tensor, frequencies: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines (N, head_dim) float32 of positions (3, N) with the tables of `mrope_tables`."""
+    angles = positions.float().index_select(0, component).T * frequencies
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos(), angles.sin()
+
+
 def mrope_cos_sin(positions: torch.Tensor, config: TextConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines for three-component positions, with the frequencies interleaved (Qwen3-VL).
+    """Cosines and sines for three-component positions.
 
     Args:
         positions: (3, N) integers: time, height, width.
@@ -24,14 +41,7 @@ def mrope_cos_sin(positions: torch.Tensor, config: TextConfig) -> tuple[torch.Te
     Returns:
         Two (N, head_dim) float32 tensors.
     """
-    half = config.head_dim // 2
-    component = torch.zeros(half, dtype=torch.long, device=positions.device)
-    for axis in (1, 2):
-        component[axis : 3 * config.mrope_section[axis] : 3] = axis
-    frequencies = inverse_frequencies(config.head_dim, config.rope_theta, positions.device)
-    angles = positions.float()[component].T * frequencies
-    angles = torch.cat([angles, angles], -1)
-    return angles.cos(), angles.sin()
+    return mrope_angles(positions, *mrope_tables(config, positions.device))
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from alpamayo_rt.config import VisionConfig
 from alpamayo_rt.model.rotary import inverse_frequencies, rotate
 
 _EPS = 1e-6
-_ROPE_THETA = 10_000.0
+ROPE_THETA = 10_000.0
 
 
 class VisionFeatures(NamedTuple):
@@ -123,8 +123,20 @@ class VisionTower(nn.Module):
         Returns:
             Tokens of all images, image by image, and the DeepStack features.
         """
-        cos, sin = self._rotary(rows, columns)
-        x = self.patch_embed(patches) + self._position_embedding(rows, columns)
+        return self.encode(patches, self._position_embedding(rows, columns), *self._rotary(rows, columns))
+
+    def encode(
+        self, patches: torch.Tensor, positions: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> VisionFeatures:
+        """Encode patches whose places are already known.
+
+        Args:
+            patches: (images, n, values) in block order.
+            positions: (n, hidden) position embeddings, in the model's type.
+            cos: (n, head_dim) float32 rotary positions, as is sin.
+            sin: see cos.
+        """
+        x = self.patch_embed(patches) + positions
         taps: dict[int, torch.Tensor] = {}
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin)
@@ -144,7 +156,7 @@ class VisionTower(nn.Module):
     def _rotary(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.pos_embed.weight.device
         head_dim = self.config.hidden_size // self.config.num_heads
-        frequencies = inverse_frequencies(head_dim // 2, _ROPE_THETA, device)
+        frequencies = inverse_frequencies(head_dim // 2, ROPE_THETA, device)
         row = torch.arange(rows, device=device).float()[:, None] * frequencies
         column = torch.arange(columns, device=device).float()[:, None] * frequencies
         grid = torch.cat([row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], -1)

@@ -145,8 +145,11 @@ def _add_profile(library: Library, builder: Any, config: Any, shapes: Shapes, pa
 
 def _serialize(library: Library, parsed: _Parsed, config: Any, file: BinaryIO) -> bool:
     """Stream the engine to the file, so that it is never in memory a second time."""
+    api = library.api
 
-    class Writer(library.api.IStreamWriter):
+    class Writer(api.IStreamWriter):
+        """Hands every piece of the engine to the file."""
+
         def write(self, data: bytes) -> int:
             return file.write(data)
 
@@ -160,7 +163,9 @@ def _serialize(library: Library, parsed: _Parsed, config: Any, file: BinaryIO) -
 
 
 def _monitor(library: Library, progress: Callable[[str], None]) -> Any:
-    class Monitor(library.api.IProgressMonitor):
+    api = library.api
+
+    class Monitor(api.IProgressMonitor):
         """Says each phase once, and ends the build when it is told to."""
 
         def __init__(self) -> None:

@@ -32,7 +32,7 @@ def test_repeat_cache(source: torch.dtype, slots: int, wanted: int, length: int,
     buffer = random(3, 2, 2, slots + 3, 32, dtype=source).to(device)
     cache = buffer[:, :, :, 1 : slots + 1]
     out = torch.full((6, 5, 2, wanted, 32), torch.nan, device=device)
-    ops.repeat_cache(cache, out, torch.tensor(length, device=device))
+    ops.repeat_cache(cache[:, 0], cache[:, 1], out, torch.tensor(length, device=device))
     expected = torch.zeros(3, 2, 5, 2, wanted, 32, dtype=torch.float64)
     expected[..., :length, :] = cache[:, :, None, :, :length].double().cpu()
     assert torch.equal(out.cpu().double(), expected.flatten(0, 1))
@@ -41,7 +41,7 @@ def test_repeat_cache(source: torch.dtype, slots: int, wanted: int, length: int,
 def test_repeat_cache_into_half(device: str) -> None:
     cache = random(2, 2, 1, 6, 16, dtype=torch.bfloat16).to(device)
     out = torch.empty(4, 3, 1, 8, 16, dtype=torch.float16, device=device)
-    ops.repeat_cache(cache, out, torch.tensor(6, device=device))
+    ops.repeat_cache(cache[:, 0], cache[:, 1], out, torch.tensor(6, device=device))
     assert torch.equal(out[:, 2, :, :6].cpu(), cache.flatten(0, 1).half().cpu())
 
 

@@ -13,29 +13,33 @@ import os
 import torch
 
 
-def repeat_cache(cache: torch.Tensor, out: torch.Tensor, length: torch.Tensor) -> None:
+def repeat_cache(keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, length: torch.Tensor) -> None:
     """One sequence's cache → the `kv_cache` binding, once for every candidate, zero from `length` on.
 
     Args:
-        cache: (layers, 2, kv heads, slots, head dim), keys before values; the last dimension is contiguous.
-        out: (2 · layers, candidates, kv heads, S, head dim) contiguous, of any floating type. S may be more or
-            less than `slots`.
+        keys: (layers, kv heads, slots, head dim), a view whose last dimension is contiguous.
+        values: likewise.
+        out: (2 · layers, candidates, kv heads, S, head dim) contiguous, of any floating type, each layer's keys
+            before its values. S may be more or less than `slots`.
         length: () int64, tokens that are copied; at most min(slots, S).
     """
     if uses_triton(out):
         from alpamayo_rt.kernels.contract import triton_kernels
 
-        triton_kernels.repeat_cache(cache, out, length)
+        triton_kernels.repeat_cache(keys, values, out, length)
     else:
-        repeat_cache_twin(cache, out, length)
+        repeat_cache_twin(keys, values, out, length)
 
 
-def repeat_cache_twin(cache: torch.Tensor, out: torch.Tensor, length: torch.Tensor) -> None:
+def repeat_cache_twin(
+    keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, length: torch.Tensor
+) -> None:
     """See `repeat_cache`."""
-    copied = min(cache.shape[3], out.shape[3])
-    here = torch.arange(copied, device=cache.device)[:, None] < length
-    source = cache[:, :, :, :copied].flatten(0, 1).to(out.dtype)
-    out[:, :, :, :copied] = torch.where(here, source, 0)[:, None]
+    copied = min(keys.shape[2], out.shape[3])
+    here = torch.arange(copied, device=keys.device)[:, None] < length
+    for part, source in enumerate((keys, values)):
+        tokens = torch.where(here, source[:, :, :copied].to(out.dtype), 0)
+        out[part::2, :, :, :copied] = tokens[:, None]
     out[:, :, :, copied:] = 0
 
 

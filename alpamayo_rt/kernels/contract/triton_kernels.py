@@ -13,44 +13,45 @@ import triton.language as tl
 
 @triton.jit
 def _repeat_cache(
-    cache,
+    source,
     out,
     length,
     layer_stride,
-    part_stride,
     head_stride,
     slot_stride,
     heads,
     slots,
     candidates,
+    PART: tl.constexpr,
     DIM: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
     # One program reads a tile of TOKENS × DIM values once and stores it for every candidate: reading costs
     # 2 bytes a value, storing 4 · candidates, so the read is kept out of the loop.
-    row = tl.program_id(1).to(tl.int64)  # (layer, part, head)
-    head, part, layer = row % heads, row // heads % 2, row // heads // 2
-    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    row = tl.program_id(1).to(tl.int64)
+    layer, head = row // heads, row % heads
+    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     column = tl.arange(0, DIM)
-    source = cache + layer * layer_stride + part * part_stride + head * head_stride
+    place = layer * layer_stride + head * head_stride + token[:, None] * slot_stride + column[None, :]
     here = (token < tl.load(length))[:, None]
-    tile = tl.load(source + token.to(tl.int64)[:, None] * slot_stride + column[None, :], mask=here, other=0.0)
-    tile = tile.to(out.dtype.element_ty)
+    tile = tl.load(source + place, mask=here, other=0.0).to(out.dtype.element_ty)
     inside = (token < slots)[:, None]
-    offsets = token.to(tl.int64)[:, None] * DIM + column[None, :]
+    target = token[:, None] * DIM + column[None, :]
     for candidate in range(candidates):
-        block = ((layer * 2 + part) * candidates + candidate) * heads + head
-        tl.store(out + block * slots * DIM + offsets, tile, mask=inside)
+        block = ((layer * 2 + PART) * candidates + candidate) * heads + head
+        tl.store(out + block * slots * DIM + target, tile, mask=inside)
 
 
-def repeat_cache(cache: torch.Tensor, out: torch.Tensor, length: torch.Tensor) -> None:
+def repeat_cache(keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, length: torch.Tensor) -> None:
     """See `operations.repeat_cache`; the head dimension is a power of two."""
-    layers, parts, heads, _, dim = cache.shape
-    slots, tokens = out.shape[3], max(4096 // dim, 1)
-    grid = (triton.cdiv(slots, tokens), layers * parts * heads)
-    _repeat_cache[grid](
-        cache, out, length, *cache.stride()[:4], heads, slots, out.shape[1], DIM=dim, TOKENS=tokens, num_warps=8
-    )  # fmt: skip
+    layers, heads, _, dim = keys.shape
+    candidates, slots, tokens = out.shape[1], out.shape[3], max(4096 // dim, 1)
+    grid = (triton.cdiv(slots, tokens), layers * heads)
+    for part, source in enumerate((keys, values)):
+        _repeat_cache[grid](
+            source, out, length, *source.stride()[:3], heads, slots, candidates,
+            PART=part, DIM=dim, TOKENS=tokens, num_warps=8,
+        )  # fmt: skip
 
 
 @triton.jit

@@ -182,7 +182,7 @@ class ExpertRunner:
     ) -> torch.Tensor:
         if unguided is not None:
             raise InputError(
-                f"guidance_weight: {self.session.path} runs all steps inside ({SHARED_LOOP}) and takes no guidance, "
+                f"guidance_weight: {self.session.path} runs all steps inside ({SHARED_LOOP}) without it, "
                 f"expected an expert of contract {SHARED} or {FUSED}"
             )
         built = self.session.metadata.get("steps", "")

@@ -145,7 +145,7 @@ def _add_profile(library: Library, builder: Any, config: Any, shapes: Shapes, pa
 
 def _serialize(library: Library, parsed: _Parsed, config: Any, file: BinaryIO) -> bool:
     """Stream the engine to the file, so that it is never in memory a second time."""
-    api = library.api
+    api: Any = library.api
 
     class Writer(api.IStreamWriter):
         """Hands every piece of the engine to the file."""
@@ -163,7 +163,7 @@ def _serialize(library: Library, parsed: _Parsed, config: Any, file: BinaryIO) -
 
 
 def _monitor(library: Library, progress: Callable[[str], None]) -> Any:
-    api = library.api
+    api: Any = library.api
 
     class Monitor(api.IProgressMonitor):
         """Says each phase once, and ends the build when it is told to."""

@@ -39,6 +39,7 @@ FORBIDDEN = {
     "errors": ["config", "families", "engine", "prompt", "sample", "model", "action", "verify", "cli"],
     "settings": ["prompt", "sample", "model", "action", "verify", "cli", "inference"],
     "inference": ["cli", "verify", "loading", "serving", "evaluation"],
+    "quantization": ["demo", "verify", "cli", "serving", "evaluation"],
     "checkpoint": ["engine", "prompt", "sample", "verify", "cli", "inference", "loading"],
 }
 

@@ -34,7 +34,7 @@ def integrate(noise: torch.Tensor, velocity: Velocity, steps: int) -> torch.Tens
     return x
 
 
-def guided(unguided: torch.Tensor, with_navigation: torch.Tensor, weight: float) -> torch.Tensor:
+def guided(unguided: torch.Tensor, with_navigation: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
     """Classifier-free guidance: the velocity beyond the one with navigation for a weight above 1."""
     return (1 - weight) * unguided + weight * with_navigation
 

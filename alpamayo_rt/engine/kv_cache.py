@@ -52,16 +52,30 @@ class KvCache:
         dtype: torch.dtype,
     ) -> KvCache:
         """An empty cache with room for `capacity` tokens."""
-        shape = (config.num_layers, config.num_kv_heads, capacity, config.head_dim)
+        shape = (config.num_layers, 2, config.num_kv_heads, capacity, config.head_dim)
+        # Zeros, not garbage: slots that no mask admits are still multiplied by a weight of zero.
+        planes = torch.zeros(shape, device=device, dtype=dtype)
         return cls(
-            # Zeros, not garbage: slots that no mask admits are still multiplied by a weight of zero.
-            keys=torch.zeros(shape, device=device, dtype=dtype),
-            values=torch.zeros(shape, device=device, dtype=dtype),
+            keys=planes[:, 0],
+            values=planes[:, 1],
             owner=torch.full((capacity,), PROMPT, device=device),
             order=torch.arange(capacity, device=device),
             prompt_length=prompt_length,
             rope_delta=rope_delta,
         )
+
+    def planes(self) -> torch.Tensor | None:
+        """(2 · layers, 1, kv heads, capacity, head dim), each layer's keys before its values, without a copy.
+
+        None where keys and values do not lie that way, as an engine's own cache may not.
+        """
+        layers, heads, capacity, dim = self.keys.shape
+        plane = heads * capacity * dim
+        lying = (2 * plane, capacity * dim, dim, 1)
+        behind = self.keys.data_ptr() + plane * self.keys.element_size()
+        if self.keys.stride() != lying or self.values.stride() != lying or self.values.data_ptr() != behind:
+            return None
+        return self.keys.as_strided((2 * layers, 1, heads, capacity, dim), (plane, plane, *lying[1:]))
 
     def claim(self, owner: torch.Tensor, order: torch.Tensor) -> slice:
         """Take the next slots for tokens of `owner` (N,) at `order` (N,)."""

@@ -46,7 +46,9 @@ def quantize(model: ir.Model, part: str, calibration: Calibration) -> int:
             _quantize_product(graph, node, weight, amax)
             count += 1
     if count == 0:
-        raise EngineError(f"calibration: measured no linear layer of the {part}, calibrate it or leave the part out")
+        raise EngineError(
+            f"calibration: measured no linear layer of the {part}, calibrate it or leave the part out"
+        )
     return count
 
 
@@ -73,7 +75,7 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, weight: ir.Value, amax: fl
         made = ir.node(op, inputs, attributes or None, name=f"{name}.{suffix}")
         out = made.outputs[0]
         out.name, out.shape = f"{name}.{suffix}", like.shape
-        out.dtype = ir.DataType.FLOAT8E4M3FN if op == "QuantizeLinear" else like.dtype
+        out.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN) if op == "QuantizeLinear" else like.type
         graph.insert_before(node, made)
         return out
 

@@ -42,7 +42,7 @@ def load_onnx(
     Args:
         model: a checkpoint folder, a hub id or nano; None: what the engine folder was exported from.
         files: where exported parts are; without any, all are exported to the user's cache first.
-        precision: of what is exported or run eagerly; auto: that of the files, else fp32 on the CPU, fp16 on a GPU.
+        precision: of what is exported or run eagerly; auto: that of the files, else fp32 on the CPU, else fp16.
         device: where tensors live.
         progress: called with one line a step.
         only: prefixes of the modules that will be used (`loading.load`).

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from alpamayo_rt.checkpoint import Checkpoint, load_network
+from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.bindings import (
     CONTRACTS,
     OPSET,
@@ -29,6 +31,9 @@ from alpamayo_rt.export.unroll import unroll
 from alpamayo_rt.export.vision import ExportedVision
 from alpamayo_rt.model.network import Network
 from alpamayo_rt.quantization.calibration import Calibration
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 PRECISIONS = {
     "fp32": torch.float32,
@@ -70,26 +75,43 @@ def export_model(
     if calibration is not None:
         calibration.check_model(checkpoint.fingerprint())
     make_folder(out)
-    dtype = PRECISIONS[precision]
     for part in [part for part in PARTS if part in parts]:
-        network = load_network(checkpoint, torch.device("cpu"), dtype, None, (f"{part}.", "action_space."))
+        # One part after the other, so that no more than one is in memory.
+        cpu, only = torch.device("cpu"), (f"{part}.", "action_space.")
+        network = load_network(checkpoint, cpu, PRECISIONS[precision], None, only)
         write_config(out, checkpoint, network.action_space)
-        metadata = origin_of(checkpoint) | {"part": part, "precision": precision, "opset": str(OPSET)}
-        if part == "expert":
-            metadata["contract"] = contract
         progress(f"tracing {part} ({precision}{', ' + contract if part == 'expert' else ''})")
-        first = SHARED if contract == SHARED_LOOP else contract
-        bindings = part_bindings(checkpoint.config, part, first, dtype)
-        module = _module(network, part, first, checkpoint.config.action_space.n_waypoints)
-        model = trace(module, bindings)
-        if calibration is not None:
-            quantize(model, part, calibration)
-        if part == "expert" and contract == SHARED_LOOP:
-            count = steps or checkpoint.config.num_diffusion_steps
-            metadata["steps"] = str(count)
-            unroll(model, expert_bindings(checkpoint.config, SHARED_LOOP, dtype), count)
-        size = write_model(out / part, model, metadata)
+        model, metadata = export_part(network, checkpoint.config, part, precision, contract, steps, calibration)
+        size = write_model(out / part, model, origin_of(checkpoint) | metadata)
         progress(f"wrote {out / part} ({size / 1e6:.1f} MB)")
+
+
+def export_part(
+    network: Network,
+    config: ModelConfig,
+    part: str,
+    precision: str,
+    contract: str,
+    steps: int | None = None,
+    calibration: Calibration | None = None,
+) -> tuple[ir.Model, dict[str, str]]:
+    """One part of a network on the CPU as an ONNX model in memory, and what its file says about it.
+
+    The model's weights are the network's own tensors; the arguments are those of `export_model`.
+    """
+    dtype = PRECISIONS[precision]
+    metadata = {"part": part, "precision": precision, "opset": str(OPSET)}
+    first = SHARED if contract == SHARED_LOOP else contract
+    module = _module(network, part, first, config.action_space.n_waypoints)
+    model = trace(module, part_bindings(config, part, first, dtype))
+    if calibration is not None:
+        quantize(model, part, calibration)
+    if part == "expert":
+        metadata["contract"] = contract
+        if contract == SHARED_LOOP:
+            metadata["steps"] = str(steps or config.num_diffusion_steps)
+            unroll(model, expert_bindings(config, SHARED_LOOP, dtype), int(metadata["steps"]))
+    return model, metadata
 
 
 def _check(

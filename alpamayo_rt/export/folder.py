@@ -124,7 +124,9 @@ def write_model(folder: Path, model: ir.Model, metadata: Mapping[str, str]) -> i
     model.metadata_props.update(metadata)
     make_folder(folder)
     beside = folder / f".export.{os.getpid()}.tmp"
-    external = sum(w.const_value.nbytes for w in model.graph.initializers.values() if w.const_value) > EXTERNAL_FROM
+    external = (
+        sum(w.const_value.nbytes for w in model.graph.initializers.values() if w.const_value) > EXTERNAL_FROM
+    )
     try:
         beside.mkdir()
         ir.save(model, beside / MODEL_FILE, external_data=DATA_FILE if external else None)

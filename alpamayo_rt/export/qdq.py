@@ -47,7 +47,9 @@ def quantize(model: ir.Model, part: str, calibration: Calibration) -> int:
             _quantize_product(graph, node, weight, amax)
             count += 1
     if count == 0:
-        raise EngineError(f"calibration: measured no linear layer of the {part}, calibrate it or leave the part out")
+        raise EngineError(
+            f"calibration: measured no linear layer of the {part}, calibrate it or leave the part out"
+        )
     return count
 
 

@@ -35,7 +35,9 @@ def require_exporter() -> None:
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise EngineError(f"export: {' and '.join(missing)} not installed, run: pip install 'alpamayo-rt[export]'")
+        raise EngineError(
+            f"export: {' and '.join(missing)} not installed, run: pip install 'alpamayo-rt[export]'"
+        )
 
 
 def trace(module: nn.Module, bindings: Bindings) -> ir.Model:
@@ -114,7 +116,9 @@ def _name_sizes(model: ir.Model, bindings: Bindings) -> None:
         for theirs, ours in zip(value.shape, binding.shape, strict=True):
             symbolic = isinstance(theirs, ir.SymbolicDim)
             if symbolic != isinstance(ours, str):
-                raise EngineError(f"export: {binding} was traced as {value.shape}, a size is not what it should be")
+                raise EngineError(
+                    f"export: {binding} was traced as {value.shape}, a size is not what it should be"
+                )
             if symbolic and re.fullmatch(r"\w+", str(ours)):
                 names[str(theirs.value)] = str(ours)
     for node in model.graph.all_nodes():

@@ -41,9 +41,7 @@ class ExportedVision(nn.Module):
         block_row, block_column = _divide(block, grid[1:].float() / m)
         return block_row * m + down, block_column * m + right
 
-    def _position_embedding(
-        self, row: torch.Tensor, column: torch.Tensor, grid: torch.Tensor
-    ) -> torch.Tensor:
+    def _position_embedding(self, row: torch.Tensor, column: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         """The square table of learned positions, interpolated bilinearly, (n, hidden)."""
         table = self.vision.pos_embed.weight
         size = grid.float()

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from alpamayo_rt.errors import EngineError
-from alpamayo_rt.quantization.calibration import Calibration, read_calibration
+from alpamayo_rt.quantization.calibration import Calibration
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Calibration", "quantize", "read_calibration"]
 LARGEST = 448.0
 """Of e4m3."""
 _SMALLEST_SCALE = 2.0**-14

@@ -15,11 +15,12 @@ from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.export.expert import FusedExpert, SharedExpert
 from alpamayo_rt.export.folder import Progress, make_folder, origin_of, write_config, write_model
 from alpamayo_rt.export.language import ExportedLanguage
-from alpamayo_rt.export.qdq import Calibration, quantize
+from alpamayo_rt.export.qdq import quantize
 from alpamayo_rt.export.trace import OPSET, require_exporter, trace
 from alpamayo_rt.export.unroll import unroll
 from alpamayo_rt.export.vision import ExportedVision
 from alpamayo_rt.model.network import Network
+from alpamayo_rt.quantization.calibration import Calibration
 
 PRECISIONS = {
     "fp32": torch.float32,

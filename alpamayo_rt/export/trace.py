@@ -69,8 +69,7 @@ def trace(module: nn.Module, bindings: Bindings) -> ir.Model:
         )
     assert made is not None
     _name_sizes(made.model, bindings)
-    for weight in list(made.model.graph.initializers.values()):
-        weight.name = (weight.name or "").removeprefix("part.")
+    _strip(made.model)
     return made.model
 
 
@@ -128,6 +127,21 @@ def _name_sizes(model: ir.Model, bindings: Bindings) -> None:
     for values, wanted in ((model.graph.inputs, bindings.inputs), (model.graph.outputs, bindings.outputs)):
         for value, binding in zip(values, wanted, strict=True):
             value.shape = ir.Shape(binding.shape)
+
+
+def _strip(model: ir.Model) -> None:
+    """Leave weights with the names of `Network`, and nothing of where and how the graph was traced."""
+    for weight in list(model.graph.initializers.values()):
+        weight.name = (weight.name or "").removeprefix("part.")
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _renamed(size: object, names: dict[str, str]) -> int | str | None:

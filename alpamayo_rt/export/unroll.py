@@ -38,7 +38,7 @@ def unroll(model: ir.Model, bindings: Bindings, steps: int) -> None:
     for i in range(steps):
         replaced: dict[ir.Value, ir.Value] = {inputs["noisy_action"]: state}
         for name, number in (("timestep", times[i]), ("dt", times[i + 1] - times[i])):
-            value = ir.Value(name=f"{name}_{i}", type=inputs[name].type, shape=inputs[name].shape)
+            value = ir.Value(name=f"{name}.step{i}", type=inputs[name].type, shape=inputs[name].shape)
             value.const_value = ir.tensor(number.view(1).numpy(), name=value.name)
             graph.register_initializer(value)
             replaced[inputs[name]] = value
@@ -50,10 +50,10 @@ def unroll(model: ir.Model, bindings: Bindings, steps: int) -> None:
                 list(node.attributes.values()),
                 overload=node.overload,
                 num_outputs=len(node.outputs),
-                name=f"{node.name}_{i}",
+                name=f"{node.name}.step{i}",
             )
             for theirs, ours in zip(node.outputs, copy.outputs, strict=True):
-                ours.name, ours.shape, ours.type = f"{theirs.name}_{i}", theirs.shape, theirs.type
+                ours.name, ours.shape, ours.type = f"{theirs.name}.step{i}", theirs.shape, theirs.type
                 replaced[theirs] = ours
             graph.append(copy)
         state = replaced[next_action]

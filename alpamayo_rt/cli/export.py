@@ -30,7 +30,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="of the expert: fused, shared or shared-loop (default: shared)",
     )  # fmt: skip
     command.add_argument(
-        "--steps", type=int, metavar="N", help="Euler steps of shared-loop (default: as the model's config says)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help="Euler steps of shared-loop (default: as the model's config says)",
     )
     command.add_argument(
         "--calibration", type=Path, metavar="F", help="what alpamayo-rt calibrate wrote; fp8 needs it"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -75,6 +76,6 @@ class TorchExpert:
             return self.module(**ordered)
         assert self.contract == SHARED_LOOP
         x, times = ordered.pop("noisy_action"), flow_times(self.steps, self.device)
-        for t, later in zip(times, times[1:], strict=False):
+        for t, later in pairwise(times):
             _, x = self.module(noisy_action=x, timestep=t[None], dt=(later - t)[None], **ordered)
         return (x,)

@@ -38,6 +38,11 @@ class Engine(ABC):
     name: str
     precision: str
 
+    @property
+    def whole_flow(self) -> bool:
+        """Whether the expert runs all its steps inside, so that there is no velocity to ask for."""
+        return False
+
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype):
         self.config, self.device, self.dtype = config, device, dtype
 

@@ -16,6 +16,8 @@ from alpamayo_rt.engine.session import Binding
 PARTS = ("vision", "language", "expert")
 FUSED, SHARED, SHARED_LOOP = "fused", "shared", "shared-loop"
 CONTRACTS = (FUSED, SHARED, SHARED_LOOP)
+OPSET = 20
+"""Of exported files: the first that has FP8 Q/DQ (19) and the tanh Gelu (20)."""
 F32, I64, I32 = torch.float32, torch.int64, torch.int32
 
 
@@ -61,7 +63,7 @@ def language_bindings(config: ModelConfig, dtype: torch.dtype) -> Bindings:
 
 
 def expert_bindings(config: ModelConfig, contract: str, dtype: torch.dtype) -> Bindings:
-    """B candidates over a cache: `fused` S positions each in float32; `shared` P once and T each, in `dtype`."""
+    """B candidates; `fused` has S cached places each, in float32, `shared` P for all and T each, in `dtype`."""
     c, w = config.expert, config.action_space.n_waypoints
     planes = 2 * c.num_layers
     action = Binding("noisy_action", F32, ("B", w, 2))

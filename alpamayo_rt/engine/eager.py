@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.appending import claim_tokens
 from alpamayo_rt.engine.attention import CachedAttention
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.hand_off import HandOff
+from alpamayo_rt.engine.images import encode_by_size
 from alpamayo_rt.engine.kv_cache import PROMPT, KvCache
 from alpamayo_rt.model.network import Network
 from alpamayo_rt.model.rotary import mrope_cos_sin
@@ -33,18 +35,8 @@ class EagerEngine(Engine):
     @torch.inference_mode()
     def encode_images(self, images: Images) -> VisionFeatures:
         """See `Engine`. Images of one size run together; sizes may differ within a request."""
-        grid = images.grid.tolist()
-        pixels = images.pixel_values.to(self.device, self.dtype).split([h * w for _, h, w in grid])
-        sizes = sorted({(h, w) for _, h, w in grid})
-        parts: list[tuple[torch.Tensor, ...]] = [()] * len(grid)
-        for height, width in sizes:
-            members = [i for i, (_, h, w) in enumerate(grid) if (h, w) == (height, width)]
-            features = self.network.vision(torch.stack([pixels[i] for i in members]), height, width)
-            split = [f.chunk(len(members)) for f in (features.embeds, *features.deepstack)]
-            for n, i in enumerate(members):
-                parts[i] = tuple(f[n] for f in split)
-        embeds, *deepstack = (torch.cat(f) for f in zip(*parts, strict=True))
-        return VisionFeatures(embeds, tuple(deepstack))
+        pixels = images.pixel_values.to(self.device, self.dtype)
+        return encode_by_size(images, pixels, self.network.vision)
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:
@@ -73,27 +65,13 @@ class EagerEngine(Engine):
     ) -> torch.Tensor:
         """See `Engine`."""
         language = self.network.language
-        counts = torch.tensor([len(t) for t in tokens])
-        owner = torch.tensor(list(sequences)).repeat_interleave(counts)
-        own = cache.owner[: cache.length].cpu()
-        order = torch.cat(
-            [
-                cache.prompt_length + int((own == s).sum()) + torch.arange(len(t))
-                for s, t in zip(sequences, tokens, strict=True)
-            ]
-        )
-        ids = torch.tensor([t for row in tokens for t in row], device=self.device)
-        owner, order = owner.to(self.device), order.to(self.device)
-        slots = cache.claim(owner, order)
-        mask = cache.visible(owner, order + 1)
-        if unseen is not None:
-            mask[:, slots] &= ids != unseen
+        new = claim_tokens(cache, sequences, tokens, unseen)
         hidden = language(
-            language.embed_tokens(ids),
-            *mrope_cos_sin((order + cache.rope_delta).expand(3, -1), self.config.language),
-            CachedAttention(cache, slots.start, mask),
+            language.embed_tokens(new.ids),
+            *mrope_cos_sin(new.positions, self.config.language),
+            CachedAttention(cache, new.slots.start, new.mask),
         )
-        return language.logits(hidden[(counts.cumsum(0) - 1).to(self.device)])
+        return language.logits(hidden[new.last])
 
     def velocity_field(self, hand_off: HandOff) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """See `Engine`."""

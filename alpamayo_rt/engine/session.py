@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an engine file is to the rest of the code: named inputs and outputs, and a way to run it.
 
-An ONNX file behind ONNX Runtime and a TensorRT engine are both a `Session`; whoever feeds them does not ask which.
+An ONNX file behind ONNX Runtime and a TensorRT engine are both a `Session`; whoever feeds it does not ask which.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Session(Protocol):
 def check_bindings(session: Session, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...]) -> None:
     """Compare a file's inputs and outputs with those of a contract.
 
-    Names, types, ranks and fixed sizes have to agree, in any order; what a name stands for in the contract may be
-    any name or number in the file (an engine may have been built for one size).
+    Names, types, ranks and fixed sizes have to agree, in any order; where the contract has a name, the file may
+    have any name or number (an engine may have been built for one size).
 
     Raises:
         EngineError: one line with the first difference.
@@ -94,6 +94,20 @@ def check_bindings(session: Session, inputs: tuple[Binding, ...], outputs: tuple
                 )
             if not _fits(found[name], wanted[name]):
                 raise EngineError(f"{session.path}: {kind} {found[name]}, expected {wanted[name]}")
+
+
+def output_type(session: Session, name: str) -> torch.dtype:
+    """The element type of an output, by which a contract in several precisions is told.
+
+    Raises:
+        EngineError: there is no such output.
+    """
+    for binding in session.outputs:
+        if binding.name == name:
+            return binding.dtype
+    raise EngineError(
+        f"{session.path}: output {name} is missing, it has {', '.join(b.name for b in session.outputs)}"
+    )
 
 
 def _fits(found: Binding, wanted: Binding) -> bool:

@@ -75,7 +75,7 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, weight: ir.Value, amax: fl
         made = ir.node(op, inputs, attributes or None, name=f"{name}.{suffix}")
         out = made.outputs[0]
         out.name, out.shape = f"{name}.{suffix}", like.shape
-        out.dtype = ir.DataType.FLOAT8E4M3FN if op == "QuantizeLinear" else like.dtype
+        out.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN) if op == "QuantizeLinear" else like.type
         graph.insert_before(node, made)
         return out
 

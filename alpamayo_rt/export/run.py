@@ -10,13 +10,21 @@ import torch
 from torch import nn
 
 from alpamayo_rt.checkpoint import Checkpoint, load_network
-from alpamayo_rt.engine.bindings import CONTRACTS, PARTS, SHARED, SHARED_LOOP, expert_bindings, part_bindings
+from alpamayo_rt.engine.bindings import (
+    CONTRACTS,
+    OPSET,
+    PARTS,
+    SHARED,
+    SHARED_LOOP,
+    expert_bindings,
+    part_bindings,
+)
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.export.expert import FusedExpert, SharedExpert
 from alpamayo_rt.export.folder import Progress, make_folder, origin_of, write_config, write_model
 from alpamayo_rt.export.language import ExportedLanguage
 from alpamayo_rt.export.qdq import quantize
-from alpamayo_rt.export.trace import OPSET, require_exporter, trace
+from alpamayo_rt.export.trace import require_exporter, trace
 from alpamayo_rt.export.unroll import unroll
 from alpamayo_rt.export.vision import ExportedVision
 from alpamayo_rt.model.network import Network

@@ -16,15 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from alpamayo_rt.engine.bindings import Bindings
+from alpamayo_rt.engine.bindings import OPSET, Bindings
 from alpamayo_rt.engine.session import Binding
 from alpamayo_rt.errors import EngineError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-OPSET = 20
-"""The first that has FP8 Q/DQ (19) and the tanh Gelu (20)."""
 
 
 def require_exporter() -> None:
@@ -119,7 +116,7 @@ def _name_sizes(model: ir.Model, bindings: Bindings) -> None:
                     f"export: {binding} was traced as {value.shape}, a size is not what it should be"
                 )
             if symbolic and re.fullmatch(r"\w+", str(ours)):
-                names[str(theirs.value)] = str(ours)
+                names[str(theirs)] = str(ours)
     for node in model.graph.all_nodes():
         for value in node.outputs:
             if value.shape is not None:
@@ -145,9 +142,11 @@ def _strip(model: ir.Model) -> None:
 
 
 def _renamed(size: object, names: dict[str, str]) -> int | str | None:
+    import onnx_ir as ir
+
     if isinstance(size, int):
         return size
-    text = getattr(size, "value", None)
+    text = size.value if isinstance(size, ir.SymbolicDim) else None
     return None if text is None else re.sub(r"\b\w+\b", lambda m: names.get(m[0], m[0]), str(text))
 
 

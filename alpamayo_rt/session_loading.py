@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`load` for engines that are files: finds or makes them, and leaves the parts without one to eager modules."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from alpamayo_rt import __version__
+from alpamayo_rt.action.unicycle import Unicycle
+from alpamayo_rt.checkpoint import Checkpoint, load_network, open_checkpoint
+from alpamayo_rt.engine.bindings import PARTS, SHARED
+from alpamayo_rt.engine.eager import EagerEngine
+from alpamayo_rt.engine.session_engine import SessionEngine
+from alpamayo_rt.engine_files import EngineFiles, find_onnx_files, open_onnx_stages
+from alpamayo_rt.errors import EngineError, InputError
+from alpamayo_rt.export.folder import ExportFolder, is_export_folder, open_export
+from alpamayo_rt.export.run import PRECISIONS, export_model
+from alpamayo_rt.inference import Model
+from alpamayo_rt.model.network import ActionStatistics
+from alpamayo_rt.prompt.tokenizer import PromptTokenizer
+
+Progress = Callable[[str], None] | None
+
+
+def load_onnx(
+    model: str | None,
+    files: EngineFiles,
+    precision: str,
+    device: torch.device,
+    progress: Progress = None,
+    only: tuple[str, ...] = ("",),
+    contract: str | None = None,
+    provider: str | None = None,
+) -> Model:
+    """A model whose parts run in ONNX Runtime.
+
+    Args:
+        model: a checkpoint folder, a hub id or nano; None: what the engine folder was exported from.
+        files: where exported parts are; without any, all are exported to the user's cache first.
+        precision: of what is exported or run eagerly; auto: fp32 on the CPU, else fp16, or what stands beside it.
+        device: where tensors live.
+        progress: called with one line a step.
+        only: prefixes of the modules that will be used (`loading.load`).
+        contract: of the expert; None: shared, or what the file has.
+        provider: ONNX Runtime's execution provider; None: that of the device.
+
+    Raises:
+        ModelError: the checkpoint or the export cannot be used.
+        EngineError: a file, a package or the precision does not fit.
+    """
+    checkpoint = _open(model, files)
+    parts = tuple(part for part in PARTS if any(f"{part}.".startswith(o) or o.startswith(part) for o in only))
+    if files:
+        paths = find_onnx_files(files, parts)
+    else:
+        name = ("fp32" if device.type == "cpu" else "fp16") if precision == "auto" else precision
+        paths = export_once(checkpoint, parts, name, contract or SHARED, progress)
+    stages, sessions = open_onnx_stages(
+        paths, checkpoint.config, checkpoint.fingerprint(), device, provider, contract
+    )
+    precisions = {part: session.metadata.get("precision", "fp32") for part, session in sessions.items()}
+    rest = tuple(part for part in parts if part not in sessions)
+    beside = precisions.get("language") or precisions.get("expert")
+    other = _eager(checkpoint, rest, precision, beside, device, progress) if rest else None
+    cache = stages.language.dtype if stages.language is not None else other.dtype if other else torch.float32
+    if stages.language is None and "language" not in parts:
+        # The cache will come from a file: in the type that the expert reads.
+        cache = PRECISIONS[precisions["expert"]] if "expert" in sessions else cache
+    engine = SessionEngine(
+        "onnxruntime", [*precisions.values(), *([other.precision] if other else [])],
+        stages, other, checkpoint.config, device, cache,
+    )  # fmt: skip
+    statistics = _statistics(checkpoint, other, precisions.get("expert", "fp32"))
+    unicycle = Unicycle(
+        checkpoint.config.action_space,
+        torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
+        torch.stack([statistics.accel_std, statistics.curvature_std]).cpu(),
+    )
+    return Model(checkpoint, engine, PromptTokenizer(checkpoint.backbone, checkpoint.config), unicycle)
+
+
+def export_once(
+    checkpoint: Checkpoint, parts: tuple[str, ...], precision: str, contract: str, progress: Progress
+) -> dict[str, Path]:
+    """Export to the user's cache, or find there what an earlier run of the same code has exported.
+
+    Raises:
+        EngineError: the precision needs an export folder, or a package is missing.
+    """
+    if precision not in ("fp32", "fp16", "bf16"):
+        raise EngineError(
+            f"precision: {precision} needs an export made with a calibration, expected --engine-dir "
+            "with a folder that alpamayo-rt export wrote"
+        )
+    key = f"{checkpoint.fingerprint()}-{precision}-{contract}-{_code_hash()}"
+    folder = cache_folder() / "export" / key
+    files = EngineFiles(engine_dir=str(folder))
+    missing = [part for part in parts if not (folder / part / "model.onnx").is_file()]
+    if missing:
+        if progress is not None:
+            progress(f"exporting {', '.join(missing)} to {folder} (once)")
+        export_model(checkpoint, folder, missing, precision, contract)
+    return {part: path for part, path in find_onnx_files(files, PARTS).items() if part in parts}
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "alpamayo-rt"
+
+
+def _code_hash() -> str:
+    """Of what decides over a graph, so that a change of it never meets an old export."""
+    package = Path(__file__).parent
+    sources = sorted([*package.glob("export/*.py"), *package.glob("model/*.py"), package / "engine" / "bindings.py"])
+    digest = hashlib.sha256(f"{__version__} {torch.__version__}".encode())
+    for path in sources:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _open(model: str | None, files: EngineFiles) -> Checkpoint:
+    if model is not None:
+        return open_checkpoint(str(model))
+    if files.engine_dir is None or not is_export_folder(Path(files.engine_dir)):
+        raise InputError(
+            "--model: missing, expected a checkpoint folder or a hub id, "
+            "or an --engine-dir with a config and tokenizer that alpamayo-rt export wrote"
+        )
+    return open_export(Path(files.engine_dir))
+
+
+def _eager(
+    checkpoint: Checkpoint,
+    parts: tuple[str, ...],
+    precision: str,
+    beside: str | None,
+    device: torch.device,
+    progress: Progress,
+) -> EagerEngine:
+    """The parts that no file has."""
+    if isinstance(checkpoint, ExportFolder):
+        raise EngineError(
+            f"{checkpoint.folder}: has no {' and no '.join(parts)}, expected them exported too, or a --model"
+        )
+    default = beside or ("fp32" if device.type == "cpu" else "bf16")
+    name = default if precision == "auto" else precision
+    if name not in PRECISIONS:
+        raise EngineError(f"precision: {name!r}, expected auto, {', '.join(PRECISIONS)}")
+    name = "fp16" if name == "fp8" else name
+    only = tuple(f"{part}." for part in parts)
+    network = load_network(checkpoint, device, PRECISIONS[name], progress, (*only, "action_space."))
+    return EagerEngine(network, checkpoint.config, device, PRECISIONS[name], name)
+
+
+def _statistics(checkpoint: Checkpoint, other: EagerEngine | None, precision: str) -> ActionStatistics:
+    """As the expert's precision has them."""
+    if other is not None:
+        return other.network.action_space
+    if isinstance(checkpoint, ExportFolder):
+        return ActionStatistics(checkpoint.config.action_space)
+    cpu = torch.device("cpu")
+    return load_network(checkpoint, cpu, PRECISIONS[precision], only=("action_space.",)).action_space

@@ -66,7 +66,9 @@ def find_onnx_files(files: EngineFiles, parts: tuple[str, ...] = PARTS) -> dict[
         if place is not None:
             found[part] = place
         elif needed:
-            raise EngineError(f"{flag}: {path} has no {part}/{MODEL_FILE}, expected a folder with it or the file")
+            raise EngineError(
+                f"{flag}: {path} has no {part}/{MODEL_FILE}, expected a folder with it or the file"
+            )
     return found
 
 

@@ -117,7 +117,9 @@ def cache_folder() -> Path:
 def _code_hash() -> str:
     """Of what decides over a graph, so that a change of it never meets an old export."""
     package = Path(__file__).parent
-    sources = sorted([*package.glob("export/*.py"), *package.glob("model/*.py"), package / "engine" / "bindings.py"])
+    sources = sorted(
+        [*package.glob("export/*.py"), *package.glob("model/*.py"), package / "engine" / "bindings.py"]
+    )
     digest = hashlib.sha256(f"{__version__} {torch.__version__}".encode())
     for path in sources:
         digest.update(path.read_bytes())

@@ -10,32 +10,44 @@ import torch
 from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import load_network, open_checkpoint
 from alpamayo_rt.engine.eager import EagerEngine
-from alpamayo_rt.errors import EngineError
+from alpamayo_rt.engine_files import EngineFiles
+from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 
 ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
+_AVAILABLE = ("auto", "eager", "onnxruntime")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LATER_PRECISIONS = ("fp8", "int4")
 
 
 def load(
-    model: str,
+    model: str | None,
     engine: str = "auto",
     precision: str = "auto",
     device: str = "auto",
     progress: Callable[[str], None] | None = None,
     only: tuple[str, ...] = ("",),
+    engine_dir: str | None = None,
+    multimodal_engine_dir: str | None = None,
+    expert_engine: str | None = None,
+    contract: str | None = None,
+    execution_provider: str | None = None,
 ) -> Model:
     """Open a checkpoint and put it on an engine.
 
     Args:
-        model: a checkpoint folder or a hub id.
-        engine: eager (auto chooses it).
+        model: a checkpoint folder or a hub id; None: what `engine_dir` was exported from.
+        engine: eager (auto chooses it), or onnxruntime.
         precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU.
         device: a torch device; auto: the first GPU, else the CPU.
         progress: called with one line per shard.
         only: parts to load (`checkpoint.load_network`); whoever leaves some out cannot use them.
+        engine_dir: exported files, of the language model at least; see docs/export.md.
+        multimodal_engine_dir: the same, of the vision tower.
+        expert_engine: the same, of the expert.
+        contract: that the expert's file has to have; what it is exported with where there is no file.
+        execution_provider: of ONNX Runtime; None: that of the device.
 
     Raises:
         ModelError: the checkpoint cannot be used.
@@ -43,7 +55,23 @@ def load(
     """
     where = find_device(device)
     check_engine(engine)
+    files = EngineFiles(engine_dir, multimodal_engine_dir, expert_engine)
+    if engine == "onnxruntime" or files:
+        from alpamayo_rt.session_loading import load_onnx
+
+        if engine not in ("auto", "onnxruntime"):
+            raise EngineError(
+                f"engine: {engine} takes no engine files, expected onnxruntime, or no engine flags"
+            )
+        return load_onnx(model, files, precision, where, progress, only, contract, execution_provider)
+    for option, given in (("contract", contract), ("execution_provider", execution_provider)):
+        if given is not None:
+            raise EngineError(
+                f"{option}: {given}, but the engine {engine} exports nothing, expected onnxruntime"
+            )
     name = _precision(precision, where)
+    if model is None:
+        raise InputError("--model: missing, expected a checkpoint folder or a hub id")
     checkpoint = open_checkpoint(str(model))
     tokenizer = PromptTokenizer(checkpoint.backbone, checkpoint.config)
     network = load_network(checkpoint, where, PRECISIONS[name], progress, only)
@@ -61,8 +89,10 @@ def check_engine(engine: str) -> None:
     """Refuse an engine that does not exist or is not in this version."""
     if engine not in ENGINES:
         raise EngineError(f"engine: {engine!r}, expected one of {', '.join(ENGINES)}")
-    if engine not in ("auto", "eager"):
-        raise EngineError(f"engine: {engine} is not part of this version, expected eager")
+    if engine not in _AVAILABLE:
+        raise EngineError(
+            f"engine: {engine} is not part of this version, expected {' or '.join(_AVAILABLE[1:])}"
+        )
 
 
 def _precision(precision: str, device: torch.device) -> str:

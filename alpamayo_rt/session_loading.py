@@ -42,7 +42,7 @@ def load_onnx(
     Args:
         model: a checkpoint folder, a hub id or nano; None: what the engine folder was exported from.
         files: where exported parts are; without any, all are exported to the user's cache first.
-        precision: of what is exported or run eagerly; auto: fp32 on the CPU, else fp16, or what stands beside it.
+        precision: of what is exported or run eagerly; auto: that of the files, else fp32 on the CPU, fp16 on a GPU.
         device: where tensors live.
         progress: called with one line a step.
         only: prefixes of the modules that will be used (`loading.load`).
@@ -53,6 +53,8 @@ def load_onnx(
         ModelError: the checkpoint or the export cannot be used.
         EngineError: a file, a package or the precision does not fit.
     """
+    if precision not in ("auto", *PRECISIONS):
+        raise EngineError(f"precision: {precision!r}, expected auto, {', '.join(PRECISIONS)}")
     checkpoint = _open(model, files)
     parts = tuple(part for part in PARTS if any(f"{part}.".startswith(o) or o.startswith(part) for o in only))
     if files:
@@ -152,8 +154,6 @@ def _eager(
         )
     default = beside or ("fp32" if device.type == "cpu" else "bf16")
     name = default if precision == "auto" else precision
-    if name not in PRECISIONS:
-        raise EngineError(f"precision: {name!r}, expected auto, {', '.join(PRECISIONS)}")
     name = "fp16" if name == "fp8" else name
     only = tuple(f"{part}." for part in parts)
     network = load_network(checkpoint, device, PRECISIONS[name], progress, (*only, "action_space."))

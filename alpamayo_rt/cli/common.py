@@ -28,11 +28,37 @@ def add_model_arguments(command: argparse.ArgumentParser, required: bool = True)
     command.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
 
 
+ENGINE_OPTIONS = ("engine_dir", "multimodal_engine_dir", "expert_engine", "contract", "execution_provider")
+
+
+def add_engine_arguments(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Where exported parts are, in our spelling and in the camelCase one of an existing runner."""
+    group = command.add_argument_group("engines built elsewhere (docs/export.md)")
+    group.add_argument(
+        "--engine-dir", "--engineDir", metavar="DIR",
+        help="an exported language model; vision and expert too where they are in it",
+    )  # fmt: skip
+    group.add_argument(
+        "--multimodal-engine-dir", "--multimodalEngineDir", metavar="DIR", help="an exported vision tower"
+    )
+    group.add_argument("--expert-engine", "--expertEngine", metavar="DIR", help="an exported expert")
+    group.add_argument(
+        "--contract",
+        metavar="C",
+        help="of the expert: fused, shared or shared-loop (default: the file's, or shared)",
+    )
+    group.add_argument(
+        "--execution-provider", metavar="P", help="ONNX Runtime's, by its name (default: the device's)"
+    )
+    return group
+
+
 def load_model(args: argparse.Namespace, only: tuple[str, ...] = ("",)) -> Model:
     """Load what the arguments name, with progress on stderr."""
     from alpamayo_rt.loading import load
 
-    return load(args.model, args.engine, args.precision, args.device, progress=say, only=only)
+    files = {name: getattr(args, name) for name in ENGINE_OPTIONS if hasattr(args, name)}
+    return load(args.model, args.engine, args.precision, args.device, progress=say, only=only, **files)
 
 
 def say(line: str) -> None:

@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.errors import EngineError, InputError
+from alpamayo_rt.cli.common import add_engine_arguments
+from alpamayo_rt.errors import InputError
 
-ENGINE_FLAGS = ("engine_dir", "multimodal_engine_dir", "expert_engine")
 DEFAULT_T0_US = 5_100_000
 IGNORED = {"dump_profile": "dumpProfile", "warmup": "warmup"}
 
@@ -68,10 +68,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=number, metavar="N", help="default: 0")
     how.add_argument("--guidance-weight", type=number, metavar="W", help="default: off; needs a navigation")
 
-    runner = command.add_argument_group("engines built elsewhere")
-    runner.add_argument("--engine-dir", "--engineDir", metavar="DIR")
-    runner.add_argument("--multimodal-engine-dir", "--multimodalEngineDir", metavar="DIR")
-    runner.add_argument("--expert-engine", "--expertEngine", metavar="DIR")
+    runner = add_engine_arguments(command)
     runner.add_argument("--dumpProfile", dest="dump_profile", nargs="?", const="", help="ignored")
     runner.add_argument("--warmup", nargs="?", const="", metavar="N", help="ignored")
 
@@ -86,15 +83,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 
     Raises:
         InputError: names the flags.
-        EngineError: an engine of a kind that is not supported yet.
     """
-    for flag in ENGINE_FLAGS:
-        if getattr(args, flag) is not None:
-            raise EngineError(
-                f"--{flag.replace('_', '-')}: TensorRT engines are not part of this version; "
-                "leave the flag out and give --model"
-            )
-    if args.model is None:
+    if args.model is None and args.engine_dir is None:
         raise InputError("--model: missing, expected a checkpoint folder or a hub id")
     sources = [f for f in ("input_file", "clip", "prepared") if getattr(args, f) is not None]
     if not sources or (len(sources) > 1 and sources != ["input_file", "prepared"]):

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.cli.common import add_model_arguments, emit, load_model, say, table
+from alpamayo_rt.cli.common import add_engine_arguments, add_model_arguments, emit, load_model, say, table
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -18,7 +18,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "replay", help="run the expert alone on a cache dump and compare its actions", allow_abbrev=False
     )
     command.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="files that --dump-kv-cache wrote")
-    add_model_arguments(command)
+    add_model_arguments(command, required=False)
+    add_engine_arguments(command)
     command.add_argument("--json", action="store_true", help="print JSON, with the replayed trajectories")
     command.set_defaults(run=run)
 

@@ -10,7 +10,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpamayo_rt.cli.common import add_model_arguments, emit, internal_error, load_model, say, table
+from alpamayo_rt.cli.common import (
+    add_engine_arguments,
+    add_model_arguments,
+    emit,
+    internal_error,
+    load_model,
+    say,
+    table,
+)
 from alpamayo_rt.verify.rows import Row
 
 
@@ -19,7 +27,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "verify", help="compare an engine with recorded cases, quantity by quantity", allow_abbrev=False
     )
-    add_model_arguments(command)
+    add_model_arguments(command, required=False)
+    add_engine_arguments(command)
     command.add_argument("cases", nargs="+", type=Path, metavar="CASE.npz", help="with CASE.json beside each")
     command.add_argument("--all-rows", action="store_true", help="one row a layer and step")
     command.add_argument("--json", action="store_true", help="print JSON, always one row a layer and step")
@@ -28,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from alpamayo_rt.errors import InputError
+    from alpamayo_rt.errors import AlpamayoError
     from alpamayo_rt.verify.case import Case
     from alpamayo_rt.verify.checks import check_case
 
@@ -39,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{case.path}")
         try:
             rows += check_case(model, case)
-        except InputError as error:
+        except AlpamayoError as error:
             rows.append(Row(case.name, str(error), "", "cannot be compared", math.inf, 0.0))
         except Exception as error:
             # Arrays and settings that do not fit together fail wherever they first meet.

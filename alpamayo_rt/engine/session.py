@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an engine file is to the rest of the code: named inputs and outputs, and a way to run it.
 
-An ONNX file behind ONNX Runtime and a TensorRT engine are both a `Session`; whoever feeds it does not ask which.
+An ONNX file behind ONNX Runtime and a TensorRT engine are both a `Session`; whoever feeds it does not ask.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _ORIGIN = "alpamayo_rt_export"
 
 @dataclass(frozen=True)
 class ExportFolder(Checkpoint):
-    """A folder that `export` wrote, opened: a checkpoint without tensors, known by the hash of the one behind it."""
+    """A folder that `export` wrote, opened: no tensors, and the name and hash of the checkpoint behind it."""
 
     origin: Mapping[str, str]
 
@@ -124,9 +124,8 @@ def write_model(folder: Path, model: ir.Model, metadata: Mapping[str, str]) -> i
     model.metadata_props.update(metadata)
     make_folder(folder)
     beside = folder / f".export.{os.getpid()}.tmp"
-    external = (
-        sum(w.const_value.nbytes for w in model.graph.initializers.values() if w.const_value) > EXTERNAL_FROM
-    )
+    weights = sum(w.const_value.nbytes for w in model.graph.initializers.values() if w.const_value)
+    external = weights > EXTERNAL_FROM
     try:
         beside.mkdir()
         ir.save(model, beside / MODEL_FILE, external_data=DATA_FILE if external else None)

@@ -19,8 +19,8 @@ _STEPPED = ("noisy_action", "timestep", "dt")
 def unroll(model: ir.Model, bindings: Bindings, steps: int) -> None:
     """Turn a `shared` expert into a `shared-loop` one, in place.
 
-    Repeating the nodes is linear in the steps; tracing all steps would not be. What does not depend on the state
-    or the time (positions, masks) stays once.
+    Repeating the nodes is linear in the steps; tracing all steps would not be. What does not depend on the
+    state or the time (positions, masks) stays once.
 
     Args:
         model: with the inputs and outputs of the contract shared.

@@ -15,7 +15,7 @@ def inverse_frequencies(dim: int, theta: float, device: torch.device) -> torch.T
 
 
 def mrope_tables(config: TextConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Component (head_dim/2,) int64 and frequency (head_dim/2,) float32 of each angle (interleaved, Qwen3-VL)."""
+    """Component and frequency of each angle, interleaved (Qwen3-VL): (head_dim/2,) int64 and float32."""
     component = torch.zeros(config.head_dim // 2, dtype=torch.long, device=device)
     for axis in (1, 2):
         component[axis : 3 * config.mrope_section[axis] : 3] = axis

@@ -47,6 +47,10 @@ class Case:
         """Arrays that nothing has looked at."""
         return sorted(set(self._arrays) - self._used)
 
+    def pass_over(self, *names: str) -> None:
+        """Count arrays as used that an engine has no counterpart of."""
+        self._used |= set(names)
+
     @property
     def prompt(self) -> str:
         """The prompt's text, one placeholder an image."""

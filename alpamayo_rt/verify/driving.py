@@ -218,6 +218,9 @@ class _Driving:
         report.absolute("euler_t", "fed", schedule[:-1], times, 1e-6)
         start = case["noise"] * float(self.case.diffusion.get("temperature", 1))
         report.relative("noise", "fed", start, states[0], 1e-6)
+        if self.engine.whole_flow:
+            self._check_whole_flow(start, branches)
+            return
         velocities = {"euler_v": self.engine.velocity_field(self._recorded_hand_off())}
         if branches.without is not None:
             velocities["euler_v_unguided"] = self.engine.velocity_field(branches.without)
@@ -234,10 +237,33 @@ class _Driving:
             report.relative(name, "fed", after, theirs, report.bounds.action)
         self._check_trajectory(case["action"], "fed")
 
+    def _check_whole_flow(self, start: torch.Tensor, branches: _Branches) -> None:
+        """Of an expert that runs all steps inside only the actions can be compared."""
+        case, report = self.case, self.report
+        case.pass_over("euler_v", "euler_v_unguided", "euler_x")
+        action = self.engine.denoise(
+            start, len(case["euler_t"]), self._recorded_hand_off(), branches.without, case.guidance_weight
+        ).cpu()
+        report.relative("action", "fed", action, case["action"], report.bounds.action)
+        self._check_trajectory(case["action"], "fed")
+
     def check_expert_chained(self, branches: _Branches) -> None:
         """The whole integration from the noise on our own cache."""
         case, report = self.case, self.report
         steps = len(case["euler_t"])
+        start = case["noise"] * float(self.case.diffusion.get("temperature", 1))
+        if not self.engine.whole_flow:
+            self._check_steps(start, steps, branches)
+        # The engine's own integration, which may be more than these steps, gives the actions.
+        action = self.engine.denoise(
+            start, steps, branches.with_navigation, branches.without, case.guidance_weight
+        ).cpu()
+        report.relative("action", "chained", action, case["action"], report.bounds.action)
+        self._check_trajectory(action, "chained")
+
+    def _check_steps(self, start: torch.Tensor, steps: int, branches: _Branches) -> None:
+        """States and velocities of every step on our own cache."""
+        case, report = self.case, self.report
         seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
         velocity = self.engine.velocity_field(branches.with_navigation)
         without = None if branches.without is None else self.engine.velocity_field(branches.without)
@@ -248,19 +274,12 @@ class _Driving:
             seen.append((x, v, u))
             return v if u is None else guided(u, v, case.guidance_weight)
 
-        start = case["noise"] * float(self.case.diffusion.get("temperature", 1))
         integrate(start.to(self.engine.device), field, steps)
         for i, (x, v, u) in enumerate(seen):
             report.relative(f"euler_x[{i}]", "chained", x, case["euler_x"][i], report.bounds.action)
             report.velocity("euler_v", "chained", v, case["euler_v"], i)
             if u is not None:
                 report.velocity("euler_v_unguided", "chained", u, case["euler_v_unguided"], i)
-        # The engine's own integration, which may be more than this loop, gives the actions.
-        action = self.engine.denoise(
-            start, steps, branches.with_navigation, branches.without, case.guidance_weight
-        ).cpu()
-        report.relative("action", "chained", action, case["action"], report.bounds.action)
-        self._check_trajectory(action, "chained")
 
     def _check_trajectory(self, action: torch.Tensor, source: str) -> None:
         case, bound = self.case, self.report.bounds.trajectory

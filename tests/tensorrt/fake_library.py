@@ -14,9 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import pytest
 
 from alpamayo_rt.tensorrt.library import Library
+
+onnxruntime = pytest.importorskip("onnxruntime")
 
 Shape = tuple[int, ...]
 Profiles = Sequence[Mapping[str, Sequence[Sequence[int]]]]

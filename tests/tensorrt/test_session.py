@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("onnxruntime")
-
 from fake_library import FakeEngine, Profiles, fake_library
 
 from alpamayo_rt import EngineError

@@ -18,7 +18,7 @@ from alpamayo_rt.engine.session_engine import Stages
 from alpamayo_rt.engine.session_stages import LanguageStage, VisionStage
 from alpamayo_rt.errors import EngineError
 
-MODEL_FILE = "model.onnx"
+MODEL_FILE, ENGINE_SUFFIX = "model.onnx", ".engine"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,18 @@ class EngineFiles:
 
     def __bool__(self) -> bool:
         return any((self.engine_dir, self.multimodal_engine_dir, self.expert_engine))
+
+    def are_engines(self) -> bool:
+        """Whether TensorRT's engines are meant: a file of that kind, or a folder that has one."""
+        named = [
+            Path(n).expanduser() for n in (self.engine_dir, self.multimodal_engine_dir, self.expert_engine) if n
+        ]
+        return any(
+            path.suffix == ENGINE_SUFFIX
+            or any(path.glob(f"*{ENGINE_SUFFIX}"))
+            or any(path.glob(f"*/*{ENGINE_SUFFIX}"))
+            for path in named
+        )
 
     def flag_of(self, part: str) -> tuple[str, str | None, bool]:
         """The flag that names a part, its value, and whether the part has to be there."""

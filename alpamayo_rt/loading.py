@@ -16,7 +16,7 @@ from alpamayo_rt.inference import Model
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 
 ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
-_AVAILABLE = ("auto", "eager", "onnxruntime")
+_AVAILABLE = ("auto", "eager", "onnxruntime", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LATER_PRECISIONS = ("fp8", "int4")
 
@@ -38,7 +38,8 @@ def load(
 
     Args:
         model: a checkpoint folder or a hub id; None: what `engine_dir` was exported from.
-        engine: eager (auto chooses it), or onnxruntime.
+        engine: eager, onnxruntime or tensorrt; auto: tensorrt or onnxruntime where engine files are named, by
+            what they are, else eager.
         precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU.
         device: a torch device; auto: the first GPU, else the CPU.
         progress: called with one line per shard.
@@ -56,13 +57,19 @@ def load(
     where = find_device(device)
     check_engine(engine)
     files = EngineFiles(engine_dir, multimodal_engine_dir, expert_engine)
-    if engine == "onnxruntime" or files:
-        from alpamayo_rt.session_loading import load_onnx
+    if engine in ("onnxruntime", "tensorrt") or files:
+        from alpamayo_rt.session_loading import load_onnx, load_tensorrt
 
-        if engine not in ("auto", "onnxruntime"):
+        if engine not in ("auto", "onnxruntime", "tensorrt"):
             raise EngineError(
-                f"engine: {engine} takes no engine files, expected onnxruntime, or no engine flags"
+                f"engine: {engine} takes no engine files, expected onnxruntime or tensorrt, or no engine flags"
             )
+        if engine == "tensorrt" or (engine == "auto" and files.are_engines()):
+            if execution_provider is not None:
+                raise EngineError(
+                    f"execution_provider: {execution_provider}, but the engine is tensorrt, not onnxruntime"
+                )
+            return load_tensorrt(model, files, precision, where, progress, only, contract)
         return load_onnx(model, files, precision, where, progress, only, contract, execution_provider)
     for option, given in (("contract", contract), ("execution_provider", execution_provider)):
         if given is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import Checkpoint, load_network, open_checkpoint
 from alpamayo_rt.engine.bindings import PARTS, SHARED
 from alpamayo_rt.engine.eager import EagerEngine
-from alpamayo_rt.engine.session_engine import SessionEngine
+from alpamayo_rt.engine.session import Session
+from alpamayo_rt.engine.session_engine import SessionEngine, Stages
 from alpamayo_rt.engine_files import EngineFiles, find_onnx_files, open_onnx_stages
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.export.folder import ExportFolder, is_export_folder, open_export
@@ -56,7 +57,7 @@ def load_onnx(
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"precision: {precision!r}, expected auto, {', '.join(PRECISIONS)}")
     checkpoint = _open(model, files)
-    parts = tuple(part for part in PARTS if any(f"{part}.".startswith(o) or o.startswith(part) for o in only))
+    parts = _parts(only)
     if files:
         paths = find_onnx_files(files, parts)
     else:
@@ -65,6 +66,72 @@ def load_onnx(
     stages, sessions = open_onnx_stages(
         paths, checkpoint.config, checkpoint.fingerprint(), device, provider, contract
     )
+    return _assemble(
+        "onnxruntime", SessionEngine, checkpoint, parts, stages, sessions, precision, device, progress
+    )
+
+
+def load_tensorrt(
+    model: str | None,
+    files: EngineFiles,
+    precision: str,
+    device: torch.device,
+    progress: Progress = None,
+    only: tuple[str, ...] = ("",),
+    contract: str | None = None,
+) -> Model:
+    """A model whose parts run as TensorRT engines; those without one run eagerly.
+
+    Args:
+        model: a checkpoint folder, a hub id or nano; None: what the engine folder was exported from.
+        files: where engines are.
+        precision: of what is run eagerly; auto: that of the engines.
+        device: the GPU.
+        progress: called with one line a step.
+        only: prefixes of the modules that will be used (`loading.load`).
+        contract: that the expert has to have; None: any.
+
+    Raises:
+        ModelError: the checkpoint or the export cannot be used.
+        EngineError: no GPU, no TensorRT, or an engine that does not belong here.
+    """
+    from alpamayo_rt.tensorrt.stages import TensorRTEngine, find_engine_files, gpu_target, open_tensorrt_stages
+
+    if precision not in ("auto", *PRECISIONS):
+        raise EngineError(f"precision: {precision!r}, expected auto, {', '.join(PRECISIONS)}")
+    if not files:
+        raise EngineError(
+            "engine: tensorrt runs what alpamayo-rt build-engine wrote, expected --engine-dir, "
+            "--multimodal-engine-dir or --expert-engine"
+        )
+    target = gpu_target(device)
+    checkpoint = _open(model, files)
+    parts = _parts(only)
+    paths = find_engine_files(files, parts, target)
+    stages, sessions = open_tensorrt_stages(
+        paths, checkpoint.config, checkpoint.name, checkpoint.fingerprint(), device, contract
+    )
+    return _assemble(
+        "tensorrt", TensorRTEngine, checkpoint, parts, stages, sessions, precision, device, progress
+    )
+
+
+def _parts(only: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part for part in PARTS if any(f"{part}.".startswith(o) or o.startswith(part) for o in only))
+
+
+def _assemble(
+    kind: str,
+    engine_class: type[SessionEngine],
+    checkpoint: Checkpoint,
+    parts: tuple[str, ...],
+    stages: Stages,
+    sessions: Mapping[str, Session],
+    precision: str,
+    device: torch.device,
+    progress: Progress,
+) -> Model:
+    """Sessions, and eager modules for the parts that have none, as one model."""
     precisions = {part: session.metadata.get("precision", "fp32") for part, session in sessions.items()}
     rest = tuple(part for part in parts if part not in sessions)
     beside = precisions.get("language") or precisions.get("expert")
@@ -73,10 +140,8 @@ def load_onnx(
     if stages.language is None and "language" not in parts:
         # The cache will come from a file: in the type that the expert reads.
         cache = PRECISIONS[precisions["expert"]] if "expert" in sessions else cache
-    engine = SessionEngine(
-        "onnxruntime", [*precisions.values(), *([other.precision] if other else [])],
-        stages, other, checkpoint.config, device, cache,
-    )  # fmt: skip
+    all_precisions = [*precisions.values(), *([other.precision] if other else [])]
+    engine = engine_class(kind, all_precisions, stages, other, checkpoint.config, device, cache)
     statistics = _statistics(checkpoint, other, precisions.get("expert", "fp32"))
     unicycle = Unicycle(
         checkpoint.config.action_space,

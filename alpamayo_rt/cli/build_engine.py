@@ -42,8 +42,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from alpamayo_rt.engine.bindings import PARTS
     from alpamayo_rt.tensorrt.build import Limits
-    from alpamayo_rt.tensorrt.folder import PARTS, build_part, find_parts
+    from alpamayo_rt.tensorrt.folder import build_part, find_parts
     from alpamayo_rt.tensorrt.library import installed_backend, open_library
     from alpamayo_rt.tensorrt.profiles import parse_ranges
     from alpamayo_rt.tensorrt.targets import check_target

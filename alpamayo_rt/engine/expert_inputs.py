@@ -33,9 +33,15 @@ class Limit(NamedTuple):
 
 @dataclass
 class Arena:
-    """Named buffers on one device, kept from request to request and replaced by larger ones when needed."""
+    """Named buffers on one device, kept from request to request and replaced by larger ones when needed.
+
+    Attributes:
+        device: where they are.
+        version: grows when any buffer is replaced, so that nobody goes on using its address.
+    """
 
     device: torch.device
+    version: int = 0
     _flat: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -46,6 +52,7 @@ class Arena:
         flat = self._flat.get(name)
         if flat is None or len(flat) < count or flat.dtype != dtype:
             self._flat.pop(name, None)  # before the larger one is there
+            self.version += 1
             flat = self._flat[name] = torch.zeros(count, dtype=dtype, device=self.device)
         return flat[:count].view(shape)
 

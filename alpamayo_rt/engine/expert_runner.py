@@ -14,7 +14,7 @@ from alpamayo_rt.engine.bindings import FUSED, SHARED, SHARED_LOOP
 from alpamayo_rt.engine.expert_inputs import Arena, ExpertInputs, Limit
 from alpamayo_rt.engine.hand_off import HandOff
 from alpamayo_rt.engine.session import Session
-from alpamayo_rt.errors import InputError
+from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.kernels.contract.operations import euler_update, fill_timestep
 
 _GRAPHS_KEPT = 8
@@ -52,13 +52,15 @@ class ExpertRunner:
         session: an expert's, of any contract.
         contract: fused, shared or shared-loop.
         limits: the sizes that the session takes, by dimension; a missing one has no limit.
-        capture: launch the steps as one CUDA graph; the session must allow it.
+        capture: launch the steps as one CUDA graph; where the session does not allow it, `not_captured` says
+            why and they are launched one by one.
     """
 
     def __init__(
         self, session: Session, contract: str, limits: Mapping[str, Limit] | None = None, capture: bool = False
     ):
         self.session, self.contract, self.capture = session, contract, capture
+        self.not_captured = ""
         self._arena = Arena(session.device)
         self._inputs = [
             ExpertInputs(session, contract, limits or {}, self._arena, branch)
@@ -129,16 +131,27 @@ class ExpertRunner:
 
     def _launch(self, flow: _Flow) -> None:
         if not self.capture:
-            return self._steps(flow)
+            self._steps(flow)
+            return
+        start = flow.x.clone()
+        try:
+            self._replay(flow)
+        except (RuntimeError, EngineError) as error:
+            # Not every engine can be captured; launched one by one the steps give the same.
+            self.capture, self.not_captured = False, str(error)
+            flow.x.copy_(start)
+            self._steps(flow)
+
+    def _replay(self, flow: _Flow) -> None:
         # A graph holds addresses and shapes, so these are what it is kept under.
         tensors = [flow.x, flow.times, *(t for feeds in flow.branches for t in feeds.values())]
-        key = tuple((t.data_ptr(), *t.shape) for t in tensors)
+        key = (self._arena.version, *((t.data_ptr(), *t.shape) for t in tensors))
         if key not in self._graphs:
             self._graphs[key] = self._captured(flow)
             if len(self._graphs) > _GRAPHS_KEPT:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        return self._graphs[key]()
+        self._graphs[key]()
 
     def _captured(self, flow: _Flow) -> Callable[[], None]:
         start = flow.x.clone()

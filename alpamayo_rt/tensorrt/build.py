@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from alpamayo_rt.atomic import replacing, write_atomically
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.tensorrt.library import TENSORRT_RTX, Library
-from alpamayo_rt.tensorrt.onnx_file import OnnxFile
+from alpamayo_rt.tensorrt.profiles import Profile, shape_range
 
 DTYPES = {
     "FLOAT": "float32",
@@ -24,9 +24,6 @@ DTYPES = {
     "BOOL": "bool",
 }
 """TensorRT's names of the element types that a binding may have, and ours."""
-
-Shapes = Mapping[str, Sequence[Sequence[int]]]
-"""Input name → smallest, usual and largest shape."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Connections:
-    """A built network's inputs and outputs as TensorRT names them: name, dtype, shape (−1 where it varies)."""
+    """How a built network is connected.
+
+    Attributes:
+        inputs: as TensorRT names them: name, dtype, shape (−1 where it varies).
+        outputs: likewise.
+        profiles: one mapping a profile, input name → [smallest, usual, largest shape].
+    """
 
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
+    profiles: list[dict[str, list[list[int]]]]
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,9 @@ class _Parsed:
 
 def build_engine(
     library: Library,
-    onnx: OnnxFile,
+    onnx: Path,
     target: str,
-    profiles: Sequence[Shapes],
+    profiles: Sequence[Profile],
     out: Path,
     limits: Limits,
     progress: Callable[[str], None],
@@ -74,40 +78,40 @@ def build_engine(
         library: an opened TensorRT.
         onnx: the part.
         target: the GPU; see `targets.check_target`.
-        profiles: shapes of the inputs, one mapping a profile.
+        profiles: ranges of the named dimensions.
         out: where the engine goes.
         limits: workspace and timing cache.
         progress: called with one line a phase.
 
     Raises:
         EngineError: the parser refuses a node, or the build fails; names the node where TensorRT does.
+        InputError: a dimension has no range.
     """
     library.complaints()
     parsed = _parse(library, onnx)
     config = _configure(library, parsed.builder, target, limits)
-    for shapes in profiles:
-        _add_profile(library, parsed.builder, config, shapes, onnx.path)
+    shapes = [_add_profile(library, parsed, config, profile, onnx) for profile in profiles]
     monitor = _monitor(library, progress)
     config.progress_monitor = monitor
     with replacing(out) as beside, beside.open("wb") as file:
         done = _in_background(lambda: _serialize(library, parsed, config, file), monitor)
         if not done:
-            raise EngineError(f"{onnx.path}: TensorRT cannot build it: {_reason(library)}")
+            raise EngineError(f"{onnx}: TensorRT cannot build it: {_reason(library)}")
     if limits.timing_cache is not None and library.backend != TENSORRT_RTX:
         write_atomically(limits.timing_cache, bytes(config.get_timing_cache().serialize()))
-    return _connections(parsed.network)
+    return _connections(parsed.network, shapes)
 
 
-def _parse(library: Library, onnx: OnnxFile) -> _Parsed:
+def _parse(library: Library, onnx: Path) -> _Parsed:
     builder = library.api.Builder(library.logger)
     if builder is None:
         raise EngineError(f"{library.backend}: no builder ({_reason(library)})")
     flags = library.api.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED))
     parser = library.api.OnnxParser(network, library.logger)
-    if not parser.parse_from_file(str(onnx.path)):
+    if not parser.parse_from_file(str(onnx)):
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise EngineError(f"{onnx.path}: {errors[0] if errors else _reason(library)}")
+        raise EngineError(f"{onnx}: {errors[0] if errors else _reason(library)}")
     return _Parsed(builder, network, parser)
 
 
@@ -132,15 +136,26 @@ def _configure(library: Library, builder: Any, target: str, limits: Limits) -> A
     return config
 
 
-def _add_profile(library: Library, builder: Any, config: Any, shapes: Shapes, path: Path) -> None:
-    profile = builder.create_optimization_profile()
-    for name, (low, usual, high) in shapes.items():
+def _add_profile(
+    library: Library, parsed: _Parsed, config: Any, ranges: Profile, onnx: Path
+) -> dict[str, list[list[int]]]:
+    """Shapes of every input from the names of its dimensions, which TensorRT has from the ONNX file."""
+    profile = parsed.builder.create_optimization_profile()
+    shapes = {}
+    for i in range(parsed.network.num_inputs):
+        tensor = parsed.network.get_input(i)
+        named = [
+            size if size != -1 else tensor.get_dimension_name(axis) or "?"
+            for axis, size in enumerate(tensor.shape)
+        ]
+        shapes[tensor.name] = [list(shape) for shape in shape_range(named, ranges)]
         try:
-            profile.set_shape(name, tuple(low), tuple(usual), tuple(high))
+            profile.set_shape(tensor.name, *map(tuple, shapes[tensor.name]))
         except (RuntimeError, ValueError, TypeError) as error:
-            raise EngineError(f"{path}: TensorRT refuses the profile of {name} ({error})") from None
+            raise EngineError(f"{onnx}: TensorRT refuses the profile of {tensor.name} ({error})") from None
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"{path}: TensorRT refuses the profile {dict(shapes)} ({_reason(library)})")
+        raise EngineError(f"{onnx}: TensorRT refuses the profile {shapes} ({_reason(library)})")
+    return shapes
 
 
 def _serialize(library: Library, parsed: _Parsed, config: Any, file: BinaryIO) -> bool:
@@ -222,11 +237,12 @@ def _reason(library: Library) -> str:
     return complaints[0] if complaints else "it gives no reason"
 
 
-def _connections(network: Any) -> Connections:
+def _connections(network: Any, profiles: list[dict[str, list[list[int]]]]) -> Connections:
     def describe(tensor: Any) -> dict[str, Any]:
         return {"name": tensor.name, "dtype": DTYPES[tensor.dtype.name], "shape": list(tensor.shape)}
 
     return Connections(
         [describe(network.get_input(i)) for i in range(network.num_inputs)],
         [describe(network.get_output(i)) for i in range(network.num_outputs)],
+        profiles,
     )

@@ -10,14 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from alpamayo_rt import __version__
+from alpamayo_rt.engine.bindings import OPSET, PARTS
+from alpamayo_rt.engine.onnx_header import read_header
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.tensorrt.build import Limits, build_engine
 from alpamayo_rt.tensorrt.library import Library
-from alpamayo_rt.tensorrt.onnx_file import OnnxFile, fingerprint, read_onnx
-from alpamayo_rt.tensorrt.profiles import Range, profiles_for, shape_range
-from alpamayo_rt.tensorrt.sidecar import Recipe, Sidecar, check_file, read_sidecar, sidecar_path, write_sidecar
-
-PARTS = ("vision", "language", "expert")
+from alpamayo_rt.tensorrt.profiles import Range, profiles_for
+from alpamayo_rt.tensorrt.sidecar import (
+    Recipe,
+    Sidecar,
+    check_file,
+    fingerprint,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
 
 
 def find_parts(folder: Path, wanted: Sequence[str]) -> dict[str, Path]:
@@ -43,27 +50,36 @@ def find_parts(folder: Path, wanted: Sequence[str]) -> dict[str, Path]:
 
 
 def make_recipe(
-    library: Library, part: str, onnx: OnnxFile, target: str, ranges: Mapping[str, Range], limits: Limits
+    library: Library, part: str, onnx: Path, target: str, ranges: Mapping[str, Range], limits: Limits
 ) -> Recipe:
-    """What the part's engine will be."""
-    about = onnx.metadata
+    """What the part's engine will be.
+
+    Raises:
+        EngineError: the file is not an ONNX file, or of another opset or part.
+    """
+    header = read_header(onnx)
+    if header.opset != OPSET:
+        raise EngineError(f"{onnx}: ONNX opset {header.opset}, expected {OPSET}, as alpamayo-rt export writes")
+    about = header.metadata
     if about.get("part") != part:
-        raise EngineError(f"{onnx.path}: its metadata say part {about.get('part')!r}, expected {part}")
-    profiles = [
-        {name: [list(s) for s in shape_range(shape, profile)] for name, shape in onnx.inputs.items()}
-        for profile in profiles_for(part, ranges)
-    ]
+        raise EngineError(f"{onnx}: its metadata say part {about.get('part')!r}, expected {part!r}")
+    data = onnx.with_name(onnx.name + ".data")
     return Recipe(
         part=part,
         target=target,
         backend=library.backend,
         tensorrt=library.version,
-        model={name: about.get(f"model_{name}", about.get(name, "")) for name in ("name", "family", "hash")},
+        model={
+            "name": about.get("model_name", ""),
+            "family": about.get("family", ""),
+            "hash": about.get("model_hash", ""),
+        },
         precision=about.get("precision", ""),
         contract=about.get("contract", ""),
-        opset=onnx.opset,
-        onnx=onnx.fingerprint,
-        profiles=profiles,
+        steps=about.get("steps", ""),
+        opset=header.opset,
+        onnx=fingerprint(onnx, *([data] if data.is_file() else [])),
+        ranges=[{name: list(r) for name, r in p.items()} for p in profiles_for(part, ranges)],
         workspace_mib=limits.workspace_mib,
     )
 
@@ -80,10 +96,9 @@ def build_part(
     """Build one part, or find it built from an equal recipe.
 
     Raises:
-        EngineError: see `build_engine` and `read_onnx`.
+        EngineError: see `make_recipe` and `build_engine`.
     """
-    onnx = read_onnx(path)
-    recipe = make_recipe(library, part, onnx, target, ranges, limits)
+    recipe = make_recipe(library, part, path, target, ranges, limits)
     engine = path.with_name(f"{target}.engine")
     if done := _already(engine, recipe):
         progress(f"{part}: {engine} is already built")
@@ -91,8 +106,9 @@ def build_part(
     # Until the new description stands there, none does: an engine without one is never taken for built.
     sidecar_path(engine).unlink(missing_ok=True)
     start = time.perf_counter()
+    profiles = profiles_for(part, ranges)
     network = build_engine(
-        library, onnx, target, recipe.profiles, engine, limits, lambda line: progress(f"{part}: {line}")
+        library, path, target, profiles, engine, limits, lambda line: progress(f"{part}: {line}")
     )
     build = {
         "seconds": round(time.perf_counter() - start, 1),
@@ -101,7 +117,13 @@ def build_part(
         "alpamayo_rt": __version__,
     }
     sidecar = Sidecar(
-        recipe, network.inputs, network.outputs, engine.stat().st_size, fingerprint(engine), build
+        recipe,
+        network.inputs,
+        network.outputs,
+        network.profiles,
+        engine.stat().st_size,
+        fingerprint(engine),
+        build,
     )
     write_sidecar(engine, sidecar)
     progress(f"{part}: wrote {engine}, {sidecar.bytes >> 20} MiB in {build['seconds']} s")

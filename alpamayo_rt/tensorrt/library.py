@@ -59,6 +59,14 @@ def installed_backend() -> str:
     return TENSORRT if importlib.util.find_spec("tensorrt") is not None else TENSORRT_RTX
 
 
+def installed_version(backend: str) -> str | None:
+    """The version of a TensorRT, or None where it is not installed."""
+    try:
+        return open_library(backend).version
+    except EngineError:
+        return None
+
+
 def _open_full() -> Any:
     try:
         return importlib.import_module("tensorrt")

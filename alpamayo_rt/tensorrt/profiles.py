@@ -28,17 +28,19 @@ class Range(NamedTuple):
 Profile = Mapping[str, Range]
 
 _CANDIDATES = Range(1, 6, 16)
-_CACHE = Range(1, 3136, 4352)
+# A cache has room for every sequence's tokens and the expert's own behind the prompt.
+_CACHE = Range(1, 3136, 8448)
 DEFAULTS: Mapping[str, tuple[Profile, ...]] = {
     # I images of n patches each; 16 images of 320 × 576 are the usual input, seven cameras the largest.
     "vision": ({"I": Range(1, 16, 28), "n": Range(4, 720, 768)},),
-    # N new tokens behind S cached ones, logits of R of them: the prompt, then tokens behind it.
+    # N new tokens behind S cached ones, logits of R of them: the prompt (behind one cached place that is
+    # hidden, see `engine/session_stages.py`), then tokens behind it.
     "language": (
-        {"N": Range(1, 3136, 4096), "S": Range(0, 1, 64), "R": Range(1, 1, 16)},
-        {"N": Range(1, 1, 256), "S": Range(1, 3136, 4352), "R": Range(1, 1, 16)},
+        {"N": Range(1, 3136, 4096), "S": Range(1, 1, 1), "R": Range(1, 1, 1)},
+        {"N": Range(1, 1, 256), "S": _CACHE, "R": Range(1, 1, 16)},
     ),
     # B candidates over S cached tokens, or over P shared and T own ones.
-    "expert": ({"B": _CANDIDATES, "S": _CACHE, "P": _CACHE, "T": Range(1, 32, 256)},),
+    "expert": ({"B": _CANDIDATES, "S": Range(1, 3136, 4352), "P": _CACHE, "T": Range(1, 32, 256)},),
 }
 
 

@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from alpamayo_rt.atomic import write_atomically
 from alpamayo_rt.errors import EngineError
-from alpamayo_rt.tensorrt.onnx_file import fingerprint
 
 FORMAT = 1
+_BLOCKS, _BLOCK = 16, 65536
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class Recipe:
         model: name, family and hash of the checkpoint.
         precision: of the weights.
         contract: of an expert; empty for the other parts.
+        steps: of an expert that runs them all inside; empty for others.
         opset: of the ONNX file.
         onnx: fingerprint of the ONNX file and its external data.
-        profiles: one object a profile, input name → [smallest, usual, largest shape].
+        ranges: one object a profile, name of a dimension → [smallest, usual, largest size].
         workspace_mib: limit of the scratch memory; None for TensorRT's own.
     """
 
@@ -41,9 +42,10 @@ class Recipe:
     model: dict[str, str]
     precision: str
     contract: str
+    steps: str
     opset: int
     onnx: str
-    profiles: list[dict[str, list[list[int]]]]
+    ranges: list[dict[str, list[int]]]
     workspace_mib: int | None
 
 
@@ -55,6 +57,7 @@ class Sidecar:
         recipe: see `Recipe`.
         inputs: of the built network as TensorRT names them: name, dtype, shape (−1 where a profile decides).
         outputs: likewise.
+        profiles: one object a profile, input name → [smallest, usual, largest shape].
         bytes: of the engine file.
         fingerprint: of the engine file.
         build: how it went: seconds, peak_mib, date, and the version of this package.
@@ -63,6 +66,7 @@ class Sidecar:
     recipe: Recipe
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
+    profiles: list[dict[str, list[list[int]]]]
     bytes: int
     fingerprint: str
     build: dict[str, Any]
@@ -80,7 +84,8 @@ def sidecar_path(engine: Path) -> Path:
 
 def write_sidecar(engine: Path, sidecar: Sidecar) -> None:
     """Write it beside its engine."""
-    write_atomically(sidecar_path(engine), (json.dumps(sidecar.to_json(), indent=1) + "\n").encode())
+    fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in sidecar.to_json().items()]
+    write_atomically(sidecar_path(engine), ("{\n" + ",\n".join(fields) + "\n}\n").encode())
 
 
 def read_sidecar(engine: Path) -> Sidecar:
@@ -125,9 +130,14 @@ def check_file(engine: Path, sidecar: Sidecar) -> None:
         raise EngineError(f"{engine}: damaged or not the engine that its description was written for")
 
 
-def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of these fields in which two descriptions differ, in words, or None."""
-    for name in names:
-        if ours[name] != theirs[name]:
-            return f"{name} {theirs[name]} (wanted: {ours[name]})"
-    return None
+def fingerprint(*files: Path) -> str:
+    """A hash of the files' sizes and of 16 blocks of each: under a second whatever their size."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{size}:".encode())
+        with file.open("rb") as stream:
+            for block in range(_BLOCKS):
+                stream.seek(max(size - _BLOCK, 0) * block // (_BLOCKS - 1))
+                digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()[:16]

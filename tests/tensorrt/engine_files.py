@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.tensorrt.onnx_file import fingerprint
 from alpamayo_rt.tensorrt.opening import Place
-from alpamayo_rt.tensorrt.sidecar import Recipe, Sidecar, write_sidecar
+from alpamayo_rt.tensorrt.sidecar import Recipe, Sidecar, fingerprint, write_sidecar
 
 PLACE = Place("sm120", {"tensorrt-rtx": "1.7.1"}, "tiny", "0123")
 RECIPE = Recipe(
@@ -20,9 +19,10 @@ RECIPE = Recipe(
     model={"name": "tiny", "family": "f", "hash": "0123"},
     precision="fp16",
     contract="shared",
+    steps="",
     opset=20,
     onnx="ab",
-    profiles=[{"x": [[1], [2], [3]]}],
+    ranges=[{"B": [1, 2, 3]}],
     workspace_mib=None,
 )
 
@@ -32,6 +32,6 @@ def write_engine(folder: Path, data: bytes = b"engine" * 100, **changes: Any) ->
     (folder / "expert").mkdir(parents=True, exist_ok=True)
     path = folder / "expert" / "sm120.engine"
     path.write_bytes(data)
-    description = Sidecar(replace(RECIPE, **changes), [], [], len(data), fingerprint(path), {"seconds": 1})
+    description = Sidecar(replace(RECIPE, **changes), [], [], [], len(data), fingerprint(path), {"seconds": 1})
     write_sidecar(path, description)
     return path

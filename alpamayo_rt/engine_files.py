@@ -72,8 +72,8 @@ def find_onnx_files(files: EngineFiles, parts: tuple[str, ...] = PARTS) -> dict[
         path = Path(named).expanduser()
         if not path.exists():
             raise EngineError(f"{flag}: {path} is missing, expected a folder that alpamayo-rt export wrote")
-        # A part's own folder counts only for the flag that names this part.
-        places = [path] if path.is_file() else [path / part / MODEL_FILE, *([path / MODEL_FILE] * needed)]
+        # A file, or a part's own folder, counts only for the flag that names this part.
+        places = [path / part / MODEL_FILE, *([path, path / MODEL_FILE] if needed else [])]
         place = next((p for p in places if p.is_file()), None)
         if place is not None:
             found[part] = place

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,24 @@ def model_r1(golden: Path) -> Model:
 def model(request: pytest.FixtureRequest) -> Model:
     """Each of the two families."""
     return request.getfixturevalue({"alpamayo1_5": "model_1_5", "alpamayo_r1": "model_r1"}[request.param])
+
+
+@pytest.fixture(scope="session")
+def export_1_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All parts of the tiny Alpamayo 1.5 as ONNX, float32, contract shared; seconds to make, not to be changed."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    from alpamayo_rt.checkpoint import open_checkpoint
+    from alpamayo_rt.export.run import export_model
+
+    folder = tmp_path_factory.mktemp("export")
+    export_model(open_checkpoint(str(SHIPPED / "model" / "checkpoint")), folder, precision="fp32")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test leaves in the user's cache is the test's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -127,8 +127,8 @@ def check_origin(session: Session, part: str, model_hash: str) -> None:
     """
     metadata = session.metadata
     if metadata.get("part") != part:
-        is_a = f"is a {metadata['part']}" if metadata.get("part") else "does not say which part it is"
-        raise EngineError(f"{session.path}: {is_a}, expected a {part} that alpamayo-rt export wrote")
+        says = f"is the part {metadata['part']}" if metadata.get("part") else "does not say which part it is"
+        raise EngineError(f"{session.path}: {says}, expected {part} as alpamayo-rt export writes it")
     if metadata.get("model_hash") != model_hash:
         raise EngineError(
             f"{session.path}: exported from {metadata.get('model_name')} ({metadata.get('model_hash')}), the "

@@ -50,7 +50,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 @pytest.fixture(scope="session")
 def export_1_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All parts of the tiny Alpamayo 1.5 as ONNX, float32, contract shared; seconds to make, not to be changed."""
+    """All parts of the tiny Alpamayo 1.5 as ONNX, float32, contract shared; not to be changed."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     from alpamayo_rt.checkpoint import open_checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from alpamayo_rt.errors import EngineError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 LARGEST = 448.0
 """Of e4m3."""
+_ROWS = 4096
 _SMALLEST_SCALE = 2.0**-14
 """The smallest normal float16: a layer that read only zeros still gets a scale that can be divided by."""
 
@@ -59,10 +61,8 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, weight: ir.Value, amax: fl
     assert x is not None
     assert weight.const_value is not None
     name = (weight.name or "").removesuffix(".weight")
-    tensor = torch.from_numpy(weight.const_value.numpy())
-    scales = (tensor.float().abs().amax(1) / LARGEST).clamp(min=_SMALLEST_SCALE).to(tensor.dtype)
-    rounded = (tensor.float() / scales.float()[:, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    scale = torch.tensor(max(amax / LARGEST, _SMALLEST_SCALE)).to(tensor.dtype)
+    rounded, scales = _round_rows(weight.const_value.numpy())
+    scale = torch.tensor(max(amax / LARGEST, _SMALLEST_SCALE)).to(scales.dtype)
 
     def constant(suffix: str, value: torch.Tensor) -> ir.Value:
         made = ir.Value(name=f"{name}.{suffix}")
@@ -91,3 +91,16 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, weight: ir.Value, amax: fl
     node.replace_input_with(1, restored)
     if not weight.uses():
         del graph.initializers[weight.name or ""]
+
+
+def _round_rows(weight: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, in) → e4m3 values and (out,) scales in the weight's type."""
+    rounded, scales = [], []
+    # A few rows at a time: the head's float32 copy alone would be gigabytes.
+    for start in range(0, len(weight), _ROWS):
+        rows = torch.tensor(weight[start : start + _ROWS])
+        scale = (rows.float().abs().amax(1) / LARGEST).clamp(min=_SMALLEST_SCALE).to(rows.dtype)
+        values = (rows.float() / scale.float()[:, None]).clamp(-LARGEST, LARGEST)
+        rounded.append(values.to(torch.float8_e4m3fn))
+        scales.append(scale)
+    return torch.cat(rounded), torch.cat(scales)

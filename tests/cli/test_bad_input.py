@@ -133,8 +133,6 @@ def flipped_prepared(path: Path) -> None:
     path.write_bytes(data)
 
 
-ENGINE_LINE = ["TensorRT engines are not part of this version", "--model"]
-
 CANNOT_START = {
     "request-file-missing": (only(*MODEL, "--input-file", "{folder}/none.json"), ["none.json: missing"]),
     "request-file-a-folder": (only(*MODEL, "--input-file", "{folder}"), ["not readable as JSON"]),
@@ -194,9 +192,18 @@ CANNOT_START = {
     "device-number-out-of-range": (flags("--device", "cuda:99"), ["device: cuda:99"]),
     "engine-later": (flags("--engine", "graphs"), ["engine: graphs", "eager"]),
     "engine-unknown": (flags("--engine", "steam"), ["engine: 'steam'", "eager"]),
-    "engine-dir": (flags("--engine-dir", "e"), ["--engine-dir", *ENGINE_LINE]),
-    "multimodal-engine-dir": (flags("--multimodalEngineDir", "e"), ["--multimodal-engine-dir", *ENGINE_LINE]),
-    "expert-engine": (flags("--expertEngine", "e"), ["--expert-engine", *ENGINE_LINE]),
+    "contract-without-export": (flags("--contract", "fused"), ["contract: fused", "onnxruntime"]),
+    "engine-of-another-kind": (
+        flags("--engine", "eager", "--expert-engine", "e"),
+        ["engine: eager", "takes no engine files"],
+    ),
+    "no-model-and-no-export": (
+        only("--engine-dir", "{folder}", "--prepared", "p.npz"),
+        ["--model: missing", "--engine-dir"],
+    ),
+    "engine-dir": (flags("--engine-dir", "e"), ["--engine-dir: e is missing", "alpamayo-rt export"]),
+    "multimodal-engine-dir": (flags("--multimodalEngineDir", "e"), ["--multimodal-engine-dir: e is missing"]),
+    "expert-engine": (flags("--expertEngine", "e"), ["--expert-engine: e is missing"]),
     "prepared-missing": (prepared(lambda p: None), ["p.npz: missing"]),
     "prepared-truncated": (prepared(cut_prepared), ["p.npz: not readable"]),
     "prepared-flipped-bits": (prepared(flipped_prepared), ["p.npz: not readable"]),

@@ -41,7 +41,12 @@ def small_network(config: ModelConfig, dtype: torch.dtype = torch.float32) -> tu
 
 
 def session(
-    folder: Path, network: Network, config: ModelConfig, part: str, precision: str = "fp32", contract: str = "shared"
+    folder: Path,
+    network: Network,
+    config: ModelConfig,
+    part: str,
+    precision: str = "fp32",
+    contract: str = "shared",
 ) -> OnnxSession:
     """Export a part and open it."""
     for package in ("onnx", "onnxscript", "onnxruntime"):

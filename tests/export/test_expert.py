@@ -28,7 +28,9 @@ def network(model_1_5: Model) -> Network:
 
 
 @pytest.fixture(scope="module")
-def sessions(model_1_5: Model, network: Network, tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxSession]:
+def sessions(
+    model_1_5: Model, network: Network, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, OnnxSession]:
     folder = tmp_path_factory.mktemp("experts")
     config = small_network(model_1_5.config)[1]
     return {c: session(folder / c, network, config, "expert", contract=c) for c in ("fused", "shared")}
@@ -40,7 +42,12 @@ def caches(layers: int, rows: int, heads: int, length: int, dim: int, seed: int)
 
 
 def eager_velocity(
-    network: Network, x: torch.Tensor, time: float, positions: torch.Tensor, cache: torch.Tensor, seen: torch.Tensor
+    network: Network,
+    x: torch.Tensor,
+    time: float,
+    positions: torch.Tensor,
+    cache: torch.Tensor,
+    seen: torch.Tensor,
 ) -> torch.Tensor:
     """`cache` (planes, B, heads, S, d), of which candidate b sees the places of `seen` (B, S)."""
     config = network.expert.config
@@ -60,7 +67,9 @@ def eager_velocity(
     return network.expert(x, torch.tensor(time), *cos_sin, attend)
 
 
-@given(candidates=st.integers(1, 4), places=st.integers(1, 40), hidden=st.integers(0, 39), seed=st.integers(0, 9))
+@given(
+    candidates=st.integers(1, 4), places=st.integers(1, 40), hidden=st.integers(0, 39), seed=st.integers(0, 9)
+)
 def test_fused_at_any_number_of_candidates_and_places(
     network: Network, sessions: dict[str, OnnxSession], candidates: int, places: int, hidden: int, seed: int
 ) -> None:
@@ -150,7 +159,14 @@ def test_unrolled_steps_are_the_steps_one_by_one(
     c = config.language
     keys, values = (torch.randn(1, 2, c.num_kv_heads, 9, c.head_dim) for _ in range(2))
     handed = hand_off_from_arrays(
-        c, keys, values, torch.ones(2, 9 + 64).bool(), torch.arange(64).expand(3, 2, -1) + 9, [0, 1], CPU, torch.float32
+        c,
+        keys,
+        values,
+        torch.ones(2, 9 + 64).bool(),
+        torch.arange(64).expand(3, 2, -1) + 9,
+        [0, 1],
+        CPU,
+        torch.float32,
     )
     noise = torch.randn(2, 64, 2)
     ours = ExpertRunner(whole, "shared-loop").denoise(noise, 3, handed)

@@ -35,7 +35,9 @@ def engines(model_1_5: Model, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     sizes=st.lists(st.sampled_from([(2, 2), (4, 6), (6, 4), (20, 36), (2, 50)]), min_size=1, max_size=3),
     seed=st.integers(0, 9),
 )
-def test_vision_at_any_number_and_size_of_images(engines: Pair, sizes: list[tuple[int, int]], seed: int) -> None:
+def test_vision_at_any_number_and_size_of_images(
+    engines: Pair, sizes: list[tuple[int, int]], seed: int
+) -> None:
     eager, ours = engines
     generator = torch.Generator().manual_seed(seed)
     patches = torch.randn(sum(h * w for h, w in sizes), 1536, generator=generator)

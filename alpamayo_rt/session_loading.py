@@ -43,7 +43,8 @@ def load_onnx(
     Args:
         model: a checkpoint folder, a hub id or nano; None: what the engine folder was exported from.
         files: where exported parts are; without any, all are exported to the user's cache first.
-        precision: of what is exported or run eagerly; auto: that of the files, else fp32 on the CPU, else fp16.
+        precision: of what is exported or run eagerly; auto: fp32 on the CPU, else fp16 (exported) and bf16
+            (eager), but that of the language model's file for an eager expert.
         device: where tensors live.
         progress: called with one line a step.
         only: prefixes of the modules that will be used (`loading.load`).
@@ -134,7 +135,8 @@ def _assemble(
     """Sessions, and eager modules for the parts that have none, as one model."""
     precisions = {part: session.metadata.get("precision", "fp32") for part, session in sessions.items()}
     rest = tuple(part for part in parts if part not in sessions)
-    beside = precisions.get("language") or precisions.get("expert")
+    # An eager expert reads the session's cache as it is; a session's expert takes one of any type.
+    beside = precisions.get("language") if "expert" in rest else None
     other = _eager(checkpoint, rest, precision, beside, device, progress) if rest else None
     cache = stages.language.dtype if stages.language is not None else other.dtype if other else torch.float32
     if stages.language is None and "language" not in parts:
@@ -142,7 +144,7 @@ def _assemble(
         cache = PRECISIONS[precisions["expert"]] if "expert" in sessions else cache
     all_precisions = [*precisions.values(), *([other.precision] if other else [])]
     engine = engine_class(kind, all_precisions, stages, other, checkpoint.config, device, cache)
-    statistics = _statistics(checkpoint, other, precisions.get("expert", "fp32"))
+    statistics = _statistics(checkpoint, other if "expert" in rest else None, precisions.get("expert", "fp32"))
     unicycle = Unicycle(
         checkpoint.config.action_space,
         torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
@@ -196,12 +198,13 @@ def _code_hash() -> str:
 def _open(model: str | None, files: EngineFiles) -> Checkpoint:
     if model is not None:
         return open_checkpoint(str(model))
-    if files.engine_dir is None or not is_export_folder(Path(files.engine_dir)):
+    folder = Path(files.engine_dir or "").expanduser()
+    if not files.engine_dir or not is_export_folder(folder):
         raise InputError(
             "--model: missing, expected a checkpoint folder or a hub id, "
             "or an --engine-dir with a config and tokenizer that alpamayo-rt export wrote"
         )
-    return open_export(Path(files.engine_dir))
+    return open_export(folder)
 
 
 def _eager(

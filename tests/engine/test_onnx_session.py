@@ -150,7 +150,7 @@ def test_tensors_that_do_not_fit(export_1_5: Path) -> None:
     patches, grid = torch.zeros(1, 16, 1536), torch.tensor([4, 4])
     with pytest.raises(EngineError, match="input grid was not given"):
         session.run({"pixel_values": patches})
-    with pytest.raises(EngineError, match="input pixel_values is torch.float64"):
+    with pytest.raises(EngineError, match=r"input pixel_values is torch\.float64"):
         session.run({"pixel_values": patches.double(), "grid": grid})
     with pytest.raises(EngineError, match=r"pixel_values is torch.float32 \(1, 16, 8\)"):
         session.run({"pixel_values": patches[..., :8].contiguous(), "grid": grid})

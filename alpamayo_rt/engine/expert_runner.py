@@ -34,6 +34,7 @@ class _Flow(NamedTuple):
         times: (steps + 1, 1) flow times, and dt: (steps, 1) their differences, each row aligned.
         dt: see times.
         weight: () of the guidance.
+        timestep: (K, 1, 1), as `fused` takes the time.
     """
 
     branches: list[Feeds]
@@ -43,6 +44,7 @@ class _Flow(NamedTuple):
     times: torch.Tensor
     dt: torch.Tensor
     weight: torch.Tensor
+    timestep: torch.Tensor
 
 
 class ExpertRunner:
@@ -121,6 +123,7 @@ class ExpertRunner:
             take("times", (steps + 1, _ALIGNED), torch.float32)[:, :1],
             take("dt", (steps, _ALIGNED), torch.float32)[:, :1],
             take("weight", (1,), torch.float32)[0],
+            take("timestep", (len(noise), 1, 1), torch.float32),
         )
         times = flow_times(steps, torch.device("cpu"))
         flow.x.copy_(noise)
@@ -182,9 +185,8 @@ class ExpertRunner:
 
     def _run(self, flow: _Flow, step: int, feeds: Feeds, velocity: torch.Tensor) -> None:
         if self.contract == FUSED:
-            timestep = self._arena.take("timestep", (len(flow.x), 1, 1), torch.float32)
-            fill_timestep(flow.times[step, 0], timestep)
-            inputs = {"noisy_action": flow.x, "timestep": timestep, **feeds}
+            fill_timestep(flow.times[step, 0], flow.timestep)
+            inputs = {"noisy_action": flow.x, "timestep": flow.timestep, **feeds}
             self.session.run(inputs, {"pred_velocity": velocity})
         else:
             inputs = {"noisy_action": flow.x, "timestep": flow.times[step], "dt": flow.dt[step], **feeds}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ DTYPES = {
     "BOOL": "bool",
 }
 """TensorRT's names of the element types that a binding may have, and ours."""
+
+
+_TARGET_TYPES = {"fp8_e4m3": "FP8", "b16": "BF16"}
+"""Element types that not every target has: the compiler's names and those of the API."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def build_engine(
     with replacing(out) as beside, beside.open("wb") as file:
         done = _in_background(lambda: _serialize(library, parsed, config, file), monitor)
         if not done:
-            raise EngineError(f"{onnx}: TensorRT cannot build it: {_reason(library)}")
+            raise EngineError(f"{onnx}: TensorRT cannot build it: {_refusal(library, parsed.network)}")
     if limits.timing_cache is not None and library.backend != TENSORRT_RTX:
         write_atomically(limits.timing_cache, bytes(config.get_timing_cache().serialize()))
     return _connections(parsed.network, shapes)
@@ -230,6 +235,20 @@ def _cancelling(monitor: Any, thread: threading.Thread) -> Iterator[None]:
         monitor.cancelled = True
         thread.join()
         raise
+
+
+def _refusal(library: Library, network: Any) -> str:
+    """Why a build failed; where the target lacks an element type, with the first node that makes one."""
+    reason = _reason(library)
+    named = re.search(r"HW-specific datatypes: (\w+)", reason)
+    if named is None or named[1] not in _TARGET_TYPES:
+        return reason
+    wanted = getattr(library.api.DataType, _TARGET_TYPES[named[1]])
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if any(layer.get_output(o).dtype == wanted for o in range(layer.num_outputs)):
+            return f"node {layer.name} needs {named[1]}, which the target has not ({reason})"
+    return reason
 
 
 def _reason(library: Library) -> str:

@@ -27,7 +27,7 @@ $(VENV)/demo-installed: $(VENV)/created pyproject.toml
 	@touch $@
 
 $(VENV)/test-installed: $(VENV)/demo-installed
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,export,onnxruntime,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,export,onnxruntime,tensorrt,dev]"
 	@touch $@
 
 demo: $(VENV)/demo-installed

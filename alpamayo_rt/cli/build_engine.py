@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.target, backend, str(args.folder))
     parts = find_parts(args.folder, wanted)
     library = open_library(backend)
+    if args.timing_cache is not None and backend == "tensorrt-rtx":
+        say("--timing-cache is ignored: TensorRT for RTX measures nothing while it builds")
     limits = Limits(args.workspace_mib, args.timing_cache)
     built = [build_part(library, part, path, args.target, ranges, limits, say) for part, path in parts.items()]
     if args.json:

@@ -112,7 +112,9 @@ def _parse(library: Library, onnx: Path) -> _Parsed:
     if builder is None:
         raise EngineError(f"{library.backend}: no builder ({_reason(library)})")
     flags = library.api.NetworkDefinitionCreationFlag
-    network = builder.create_network(1 << int(flags.STRONGLY_TYPED))
+    # Where there is no such flag every network is strongly typed.
+    strongly = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    network = builder.create_network(strongly)
     parser = library.api.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(onnx)):
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]

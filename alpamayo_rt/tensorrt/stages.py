@@ -98,6 +98,8 @@ def open_tensorrt_stages(
     Raises:
         EngineError: one line: which file, what is wrong, what was expected.
     """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # TensorRT runs on the current one
     place = Place(gpu_target(device), installed_versions(), model_name, model_hash)
     scratch = Scratch(device)
     # All descriptions before the first engine: reading an engine takes seconds.
@@ -118,7 +120,7 @@ def gpu_target(device: torch.device) -> str:
     Raises:
         EngineError: there is none.
     """
-    target = this_gpu() if device.type == "cuda" else None
+    target = this_gpu(device.index) if device.type == "cuda" else None
     if target is None:
         raise EngineError(
             f"engine: tensorrt runs on an NVIDIA GPU, the device is {device}; expected --device cuda, "

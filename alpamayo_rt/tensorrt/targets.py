@@ -47,13 +47,13 @@ def check_target(target: str, backend: str, folder: str) -> None:
         )
 
 
-def this_gpu() -> str | None:
-    """The target that the current CUDA device is, or None without one."""
+def this_gpu(device: int | None = None) -> str | None:
+    """The target that a CUDA device is (None: the current one), or None where there is none."""
     import torch
 
     if not torch.cuda.is_available():
         return None
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     return f"sm{major}{minor}"
 
 

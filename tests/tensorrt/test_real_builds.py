@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorRT for RTX, from its packages, builds every exported part on a machine without a GPU.
 
-An engine cannot be opened without a driver. What is compared with the contract is the built network's inputs and
-outputs, as TensorRT's API gave them to the engine's description.
+An engine cannot be opened without a driver. What is compared with the contract is the built network's inputs
+and outputs, as TensorRT's API gave them to the engine's description.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def test_full_tensorrt_builds_for_its_own_gpu(
 
 def test_full_tensorrt_on_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (11, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (11, 0))
     targets.check_target("sm110", "tensorrt", "engines")
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from situations import SHIPPED, driving_sample
 
 from alpamayo_rt import EngineError, InputError, Model, load
 from alpamayo_rt.checkpoint import open_checkpoint
+from alpamayo_rt.cli.main import main
 from alpamayo_rt.export.run import export_model
 from alpamayo_rt.tensorrt.profiles import Range
 from alpamayo_rt.tensorrt.sidecar import sidecar_path
@@ -80,6 +82,23 @@ def test_a_request_beyond_the_profile_fails_and_the_next_does_not(engines: Path)
     with pytest.raises(InputError, match=r"3 candidates, .*sm120.engine was built for at most 2 \(B\)"):
         model.infer(driving_sample(), **SETTINGS)
     assert len(model.infer(driving_sample(), **(SETTINGS | {"num_candidates": 2})).trajectories) == 2  # type: ignore[arg-type]
+
+
+def test_on_the_command_line_such_a_request_ends_in_status_1(engines: Path, tmp_path: Path) -> None:
+    fake_build(engines, "expert", MODEL, torch.float32, {"B": Range(1, 2, 2)})
+    out = tmp_path / "out.json"
+    arguments = [
+        "infer", "--model", MODEL, "--engine", "tensorrt", "--device", "cpu", "--precision", "fp32",
+        "--expertEngine", str(engines), "--clip", "world-live:1:1", "--max-generate-length", "4",
+        "--output-file", str(out),
+    ]  # fmt: skip
+    assert main([*arguments, "--num-candidates", "3"]) == 1
+    (response,) = json.loads(out.read_text())["responses"]
+    assert response["status"] == "error"
+    assert "3 candidates" in response["error"]
+    assert "at most 2 (B)" in response["error"]
+    assert main([*arguments, "--num-candidates", "2"]) == 0
+    assert json.loads(out.read_text())["engine"] == "tensorrt"
 
 
 def test_another_contract_than_is_wanted(engines: Path) -> None:

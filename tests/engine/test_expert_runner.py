@@ -187,9 +187,9 @@ def test_a_bucket_stays_within_the_profile(model_1_5: Model) -> None:
 def test_all_steps_inside_takes_no_guidance_and_its_own_number_of_steps(model_1_5: Model) -> None:
     handed = reasoned(model_1_5, SEQUENCES, 3)
     runner, _ = runner_of(model_1_5, SHARED_LOOP)
-    with pytest.raises(InputError, match=r"guidance_weight: torch\\.engine runs all steps inside"):
+    with pytest.raises(InputError, match=r"guidance_weight: torch\.engine runs all steps inside"):
         runner.denoise(noise(3), 10, handed, handed, 1.5)
-    with pytest.raises(InputError, match=r"num_diffusion_steps: 5, torch\\.engine was exported for 10 steps"):
+    with pytest.raises(InputError, match=r"num_diffusion_steps: 5, torch\.engine was exported for 10 steps"):
         runner.denoise(noise(3), 5, handed)
     with pytest.raises(InputError, match="no single velocity"):
         runner.velocity_field(handed)

@@ -23,6 +23,7 @@ def _clip(**changes):
     clip = {
         "index": 0, "cause": "red_light", "named": "red_light", "black_named": None,
         "ade": [1.0, 2.0, 2.0, 2.0, 2.0, 3.0], "black_ade": [4.0], "frozen_ade": [4.0], "shuffled_ade": [4.0],
+        "steady_ade": [2.0],
         "constant_velocity": 5.0, "constant_turn_rate": 4.0, "fan_ade": [2.0, 3.0],
     }  # fmt: skip
     return clip | changes

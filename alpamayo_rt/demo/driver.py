@@ -149,12 +149,19 @@ class Motion:
 
 
 def roll_out(
-    steps: int, s: float, v: float, wanted_speed: float, style: Style, constraints: Sequence[Constraint]
+    steps: int,
+    s: float,
+    v: float,
+    wanted_speed: float,
+    style: Style,
+    constraints: Sequence[Constraint],
+    first: int = 0,
+    a: float = 0.0,
 ) -> Motion:
-    """Drive `steps` steps of 0.1 s from place `s` and speed `v` (m/s) towards `wanted_speed`."""
+    """Drive the steps `first` to `steps` of 0.1 s each from place `s` and speed `v` (m/s) towards
+    `wanted_speed`; `a` is the acceleration before the first of them."""
     rows = []
-    a = 0.0
-    for k in range(steps):
+    for k in range(first, steps):
         free = style.accel * (1.0 - (v / wanted_speed) ** 4)
         command, binding = free, -1
         for i, constraint in enumerate(constraints):
@@ -171,6 +178,27 @@ def roll_out(
         v = max(0.0, v + a * STEP)
     table = np.array(rows)
     return Motion(table[:, 0], table[:, 1], table[:, 2], table[:, 3].astype(np.int64), table[:, 4])
+
+
+def drive_on(
+    motion: Motion, first: int, wanted_speed: float, style: Style, constraints: Sequence[Constraint]
+) -> Motion:
+    """Keep `motion` before step `first` (at least 1) and drive on from there under other `constraints`."""
+    for k in range(first):
+        # So that each constraint knows, as it would have, whether the driver reacts to it already.
+        free = style.accel * (1.0 - (motion.v[k] / wanted_speed) ** 4)
+        for constraint in constraints:
+            constraint.accel(k, motion.s[k], motion.v[k], free, style)
+    state = float(motion.s[first]), float(motion.v[first])
+    before = float(motion.a[first - 1])
+    rest = roll_out(len(motion.s), *state, wanted_speed, style, constraints, first, before)
+    return Motion(
+        *(np.concatenate([old[:first], new]) for old, new in zip(_parts(motion), _parts(rest), strict=True))
+    )
+
+
+def _parts(motion: Motion) -> tuple[np.ndarray, ...]:
+    return motion.s, motion.v, motion.a, motion.binding, motion.push
 
 
 def stop_onset_distance(v: float, style: Style, margin: float = 0.8) -> float:

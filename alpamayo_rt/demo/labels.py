@@ -31,20 +31,31 @@ def label_windows(
     cause = np.full(STEPS, -1)
     action = np.full(STEPS, -1)
     for k in range(FIRST_WINDOW, LAST_WINDOW + 1):
-        name = "free_road"
-        most = ENOUGH
-        look = slice(k, k + LOOK_AHEAD)
-        for i, constraint in enumerate(constraints):
-            taken = float(motion.push[look][motion.binding[look] == i].sum()) * STEP
-            if taken > most and _known(plan, constraint, k, motion, light):
-                name, most = constraint.cause, taken
-        started = light[k] == 1 and (motion.v[k] < 1.5 or light[max(k - 6, 0)] == 0)
-        ahead = light[k] == 1 and junction_distance[k] < 70.0
-        if (name == "free_road" and ahead) or (name == "turn" and started):
-            name = "green_light"
-        cause[k] = CAUSES.index(name)
-        action[k] = ACTIONS.index(_action(plan, name, motion.v[k : k + FUTURE + 1]))
+        cause[k], action[k] = label_window(plan, constraints, motion, light, junction_distance, k)
     return cause, action
+
+
+def label_window(
+    plan: Plan,
+    constraints: Sequence[Constraint],
+    motion: Motion,
+    light: np.ndarray,
+    junction_distance: np.ndarray,
+    k: int,
+) -> tuple[int, int]:
+    """Cause and action indices of the window at step `k`."""
+    name = "free_road"
+    most = ENOUGH
+    look = slice(k, k + LOOK_AHEAD)
+    for i, constraint in enumerate(constraints):
+        taken = float(motion.push[look][motion.binding[look] == i].sum()) * STEP
+        if taken > most and _known(plan, constraint, k, motion, light):
+            name, most = constraint.cause, taken
+    started = light[k] == 1 and (motion.v[k] < 1.5 or light[max(k - 6, 0)] == 0)
+    ahead = light[k] == 1 and junction_distance[k] < 70.0
+    if (name == "free_road" and ahead) or (name == "turn" and started):
+        name = "green_light"
+    return CAUSES.index(name), ACTIONS.index(_action(plan, name, motion.v[k : k + FUTURE + 1]))
 
 
 def _known(plan: Plan, constraint: Constraint, k: int, motion: Motion, light: np.ndarray) -> bool:

@@ -26,6 +26,9 @@ from alpamayo_rt.demo.road import LANE_WIDTH, Path, offset_path
 from alpamayo_rt.demo.scenario import START_S, Plan
 
 TIME = np.arange(STEPS) * STEP
+# One speed each, so that the place alone tells when the way will be free.
+CROSS_SPEED = {"car": 7.5, "truck": 6.0}
+WALKING_SPEED = 1.3
 
 
 @dataclass
@@ -69,7 +72,7 @@ def make_pedestrian(rng: np.random.Generator, plan: Plan) -> Actor | None:
     """The pedestrian who clears the ego's lane at the planned time."""
     if plan.pedestrian_clear is None or plan.zebra_s is None:
         return None
-    side, speed = plan.pedestrian_side, rng.uniform(1.1, 1.5)
+    side, speed = plan.pedestrian_side, WALKING_SPEED
     clear = plan.offset + side * (LANE_WIDTH / 2 + 0.9)
     d = clear + side * speed * (TIME - plan.pedestrian_clear)
     d = np.clip(d, -plan.lanes_right * LANE_WIDTH - 2.2, plan.lanes_left * LANE_WIDTH + 2.2)
@@ -94,7 +97,7 @@ def make_cross_traffic(rng: np.random.Generator, plan: Plan) -> list[Actor]:
     for clear_time, side in plan.cross_clear:
         kind = "truck" if rng.uniform() < 0.3 else "car"
         half = VEHICLE_SIZE[kind][0] / 2
-        speed = rng.uniform(5.5, 8.5)
+        speed = CROSS_SPEED[kind]
         # side +1 comes from the right and drives towards +u, which points left.
         u = plan.offset + side * (2.8 + half) + side * speed * (TIME - clear_time)
         heading = j.cross_heading if side > 0 else j.cross_heading - math.pi

@@ -10,7 +10,7 @@ import torch
 
 from alpamayo_rt.demo.arrays import NAVIGATION
 from alpamayo_rt.demo.simulate import simulate
-from alpamayo_rt.demo.truth import branch_of, navigation
+from alpamayo_rt.demo.truth import branch_of, junction, navigation
 from alpamayo_rt.demo.words import LIGHT_QUESTION, cause_of
 from alpamayo_rt.demo.world import World
 from alpamayo_rt.evaluation.baselines import constant_rates, fan, history_rates
@@ -43,21 +43,21 @@ def score_clip(model: Model, world: World, index: int, accels: list[float]) -> d
     assert sample.history_xyz is not None
     assert sample.history_rot is not None
 
-    def drive(frames: torch.Tensor | None = None, frozen: bool = False, branch: str | None = None) -> Result:
-        xyz, rot = sample.history_xyz, sample.history_rot
-        if frozen:
-            assert xyz is not None
-            assert rot is not None
-            xyz, rot = xyz[-1:].expand_as(xyz), rot[-1:].expand_as(rot)
-        scene = world.scene(index)
-        text = sample.navigation if branch is None else navigation(scene, int(scene.t0), branch)
-        shown = sample.frames if frames is None else frames
-        asked = Sample(shown, sample.camera_indices, xyz, rot, navigation=text)
-        return model.infer(asked, num_candidates=CANDIDATES, seed=index)
+    def drive(**changes: Any) -> Result:
+        return model.infer(sample.replaced(**changes), num_candidates=CANDIDATES, seed=index)
 
     assert sample.frames is not None
     result = drive()
-    black = drive(torch.zeros_like(sample.frames))
+    black = drive(frames=torch.zeros_like(sample.frames))
+    standing = drive(
+        history_xyz=sample.history_xyz[-1:].expand_as(sample.history_xyz),
+        history_rot=sample.history_rot[-1:].expand_as(sample.history_rot),
+    )
+    assert standing.actions is not None
+    # What the model chose for a standing vehicle, carried out at the true speed: else the wrong start alone
+    # would make the error.
+    chosen = model.unicycle.normalize(standing.actions)
+    frozen, _ = model.unicycle.integrate(chosen, sample.history_xyz, sample.history_rot)
     out: dict[str, Any] = {
         "clip": world.clip_id(index),
         "index": index,
@@ -67,22 +67,28 @@ def score_clip(model: Model, world: World, index: int, accels: list[float]) -> d
         "ade": _ade(result, future),
         "black_named": cause_of(black.reasoning[0]),
         "black_ade": _ade(black, future),
-        "frozen_ade": _ade(drive(frozen=True), future),
+        "frozen_ade": _rounded(frozen, future),
+        "steady_ade": _ade(drive(**_steady(sample)), future),
         # Every camera's pictures under the next camera's name.
-        "shuffled_ade": _ade(drive(sample.frames.roll(1, 0)), future),
+        "shuffled_ade": _ade(drive(frames=sample.frames.roll(1, 0)), future),
     }
-    junction = truth["junction"]
+    ahead = truth["junction"]
     v0, accel, turn = history_rates(model.unicycle, sample.history_xyz, sample.history_rot)
-    lines = [] if junction is None or sample.navigation is None else list(junction["branches"].values())
+    lines = [] if ahead is None or sample.navigation is None else list(ahead["branches"].values())
     out["constant_velocity"] = float(ade(constant_rates(v0, 0.0, 0.0)[None], future)[0])
     out["constant_turn_rate"] = float(ade(constant_rates(v0, accel, turn)[None], future)[0])
     out["fan_ade"] = ade(fan(v0, turn, accels, lines), future).tolist()
-    if junction is not None and junction["reaches_branch"] and sample.navigation is not None:
-        branches, named = junction["branches"], junction["branch"]
-        other = NAVIGATION[(NAVIGATION.index(named) + 1 + index % 2) % 3]
-        out["branch"], out["swapped_branch"] = named, other
-        out["branches"] = _branches(result, branches)
-        out["swapped_branches"] = _branches(drive(branch=other), branches)
+    if ahead is not None and sample.navigation is not None:
+        branches = ahead["branches"]
+        if ahead["reaches_branch"]:
+            out["branch"] = ahead["branch"]
+            out["branches"] = _branches(result, branches)
+        other = other_branch(world, index)
+        if other is not None:
+            scene = world.scene(index)
+            out["swapped_branch"] = other
+            text = navigation(scene, int(scene.t0), other)
+            out["swapped_branches"] = _branches(drive(navigation=text), branches)
     for item in truth["questions"]:
         if item["question"] == LIGHT_QUESTION:
             asked = Sample(sample.frames, sample.camera_indices, question=item["question"])
@@ -91,9 +97,40 @@ def score_clip(model: Model, world: World, index: int, accels: list[float]) -> d
     return out
 
 
+def other_branch(world: World, index: int) -> str | None:
+    """A branch that clip `index` was not sent into but whose driver, told so at t0, would clearly reach.
+
+    Found by driving the clip on from t0 with the other text; None where there is none.
+    """
+    scene = world.scene(index)
+    for turned in (1, 2) if index % 2 else (2, 1):
+        name = NAVIGATION[(int(scene.navigation) + turned) % 3]
+        driven = world.rerouted(index, name)
+        reached = None if driven is None else junction(driven, int(scene.t0))
+        if reached is not None and reached["reaches_branch"]:
+            return name
+    return None
+
+
+def _steady(sample: Sample) -> dict[str, torch.Tensor]:
+    """A history of driving on straight at the present speed: what changed before is gone."""
+    assert sample.history_xyz is not None
+    assert sample.history_rot is not None
+    steps = torch.arange(1 - len(sample.history_xyz), 1)[:, None]
+    last = sample.history_xyz[-1] - sample.history_xyz[-2]
+    return {
+        "history_xyz": sample.history_xyz[-1] + steps * last,
+        "history_rot": sample.history_rot[-1:].expand_as(sample.history_rot),
+    }
+
+
 def _ade(result: Result, future: np.ndarray) -> list[float]:
     assert result.trajectories is not None
-    return [round(float(x), 4) for x in ade(result.trajectories.numpy(), future)]
+    return _rounded(result.trajectories, future)
+
+
+def _rounded(trajectories: torch.Tensor, future: np.ndarray) -> list[float]:
+    return [round(float(x), 4) for x in ade(trajectories.numpy(), future)]
 
 
 def _branches(result: Result, branches: dict[str, np.ndarray]) -> list[str | None]:

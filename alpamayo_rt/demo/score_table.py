@@ -77,7 +77,8 @@ def summarize(clips: Sequence[dict[str, Any]]) -> list[Row]:
     rows.append(Row("light colour answered rightly", right, len(asked), at_least=0.9, criterion="≥ 90 %"))
     for name, key in (
         ("minADE6 on black images, m", "black_ade"),
-        ("minADE6 with a frozen history, m", "frozen_ade"),
+        ("minADE6, history frozen at a standstill, m", "frozen_ade"),
+        ("minADE6, history frozen at its last speed, m", "steady_ade"),
         ("minADE6 with shuffled cameras, m", "shuffled_ade"),
     ):
         value = float(np.mean([min(c[key]) for c in clips]))
@@ -99,14 +100,17 @@ def _words(clips: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def _navigation(clips: Sequence[dict[str, Any]]) -> list[Row]:
-    ahead = [c for c in clips if "branch" in c]
     rows = []
     for name, wanted, reached in (
         ("follows the navigation", "branch", "branches"),
         ("follows swapped navigation", "swapped_branch", "swapped_branches"),
     ):
+        ahead = [c for c in clips if wanted in c]
         kept = [sum(b == c[wanted] for b in c[reached]) >= ENOUGH_CANDIDATES for c in ahead]
-        rows.append(Row(name, _share(kept), len(ahead), at_least=0.95, criterion="5 of 6 in ≥ 95 %"))
+        # Of ten to nineteen clips a single miss is already more than 5 %: there it says nothing and passes.
+        bound = 1 - 1 / len(ahead) if 10 <= len(ahead) < 20 else 0.95
+        criterion = "5 of 6 in ≥ 95 %" + (", or all but one" if bound < 0.95 else "")
+        rows.append(Row(name, _share(kept), len(ahead), at_least=bound, criterion=criterion))
     return rows
 
 

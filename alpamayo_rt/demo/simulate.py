@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from alpamayo_rt.demo import arrays as A
 from alpamayo_rt.demo.actors import Actor, BoxList
-from alpamayo_rt.demo.driver import STEP, Constraint, Follow, Motion, SpeedTarget, StopPoint, roll_out
+from alpamayo_rt.demo.driver import (
+    STEP,
+    Constraint,
+    Follow,
+    Motion,
+    SpeedTarget,
+    StopPoint,
+    roll_out,
+)
 from alpamayo_rt.demo.labels import label_windows
 from alpamayo_rt.demo.road import (
     BRANCHES,
@@ -44,25 +53,42 @@ def cause_of_index(split: str, seed: int, index: int) -> str:
     return A.CAUSES[order[place]]
 
 
+@dataclass(frozen=True)
+class Drive:
+    """A simulated clip, and what it takes to drive it on otherwise (`reroute`)."""
+
+    scene: A.SceneArrays
+    plan: Plan
+    lead: Lead | None
+    motion: Motion
+    light: np.ndarray
+    actors: list[Actor]
+
+
 def simulate(split: str, seed: int, index: int) -> A.SceneArrays:
     """Clip `index` of the world `seed`; the split is part of every draw, so no two splits share a clip."""
+    return simulate_drive(split, seed, index).scene
+
+
+def simulate_drive(split: str, seed: int, index: int) -> Drive:
+    """The same with what `reroute` needs."""
     cause = cause_of_index(split, seed, index)
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng([SPLITS[split], seed, index, attempt])
-        scene = _try(rng, plan_scene(rng, cause), index)
-        if scene is not None:
-            return scene
+        drive = _try(rng, plan_scene(rng, cause), index)
+        if drive is not None:
+            return drive
     raise RuntimeError(f"no scene for {split} clip {index} of world {seed} in {ATTEMPTS} attempts")
 
 
-def _try(rng: np.random.Generator, plan: Plan, index: int) -> A.SceneArrays | None:
+def _try(rng: np.random.Generator, plan: Plan, index: int) -> Drive | None:
     lane = offset_path(plan.line, plan.offset)
     path = lane
     if plan.junction is not None and plan.navigation is not None:
         path = branch_path(plan.line, plan.offset, plan.junction, plan.navigation)
-    targets = _speed_targets(plan, path)
+    targets = speed_targets(plan, path)
     lead = make_lead(rng, plan, lane, targets)
-    constraints = _constraints(plan, path, targets, lead)
+    constraints = constraints_on(plan, path, targets, lead)
     motion = roll_out(A.STEPS, path.from_main(START_S), plan.v, plan.wanted, plan.style, constraints)
     pose = path.pose(motion.s)
     light = np.full(A.STEPS, -1)
@@ -80,9 +106,9 @@ def _try(rng: np.random.Generator, plan: Plan, index: int) -> A.SceneArrays | No
     cross, others = make_cross_traffic(rng, plan), make_others(rng, plan)
     moving = [lead.actor] if lead else []
     moving += ([pedestrian] if pedestrian else []) + cross
-    if any(_touch(pose, actor) for actor in moving):
+    if any(touch(pose, actor) for actor in moving):
         return None
-    others = [a for a in others if not _touch(pose, a) and not (lead and _meets(a, lead.actor))]
+    others = [a for a in others if not touch(pose, a) and not (lead and _meets(a, lead.actor))]
 
     ahead = np.zeros(A.STEPS, np.int64)
     if lead is not None:
@@ -96,7 +122,8 @@ def _try(rng: np.random.Generator, plan: Plan, index: int) -> A.SceneArrays | No
     add_houses(rng, plan, boxes)
     if not cause_in_view(plan, pose[plan.t0], moving, boxes):
         return None
-    return _arrays(rng, plan, path, motion, pose, light, distance, cause, action, ahead, boxes, index)
+    scene = _arrays(rng, plan, path, motion, pose, light, distance, cause, action, ahead, boxes, index)
+    return Drive(scene, plan, lead, motion, light, moving + others)
 
 
 def _lamps(plan: Plan) -> np.ndarray:
@@ -104,7 +131,8 @@ def _lamps(plan: Plan) -> np.ndarray:
     return np.where((plan.light_from == "green") | (plan.light_switch <= TIME + 1e-9), 1, 0)
 
 
-def _speed_targets(plan: Plan, path: Path) -> list[SpeedTarget]:
+def speed_targets(plan: Plan, path: Path) -> list[SpeedTarget]:
+    """The lower speeds that the road asks for along `path`: curve, speed zone, turn."""
     targets = []
     if plan.curve is not None:
         start, radius, angle = plan.curve
@@ -123,7 +151,8 @@ def _speed_targets(plan: Plan, path: Path) -> list[SpeedTarget]:
     return targets
 
 
-def _constraints(plan: Plan, path: Path, targets: list[SpeedTarget], lead: Lead | None) -> list[Constraint]:
+def constraints_on(plan: Plan, path: Path, targets: list[SpeedTarget], lead: Lead | None) -> list[Constraint]:
+    """Everything that may slow the driver down on `path`, not yet reacted to."""
     constraints: list[Constraint] = [*targets]
     delay = plan.style.delay
     if plan.light_from == "red":
@@ -156,7 +185,7 @@ def _circles(pose: np.ndarray, length: float, width: float) -> np.ndarray:
     return np.stack([pose[:, :1] + np.cos(heading) * offsets, pose[:, 1:2] + np.sin(heading) * offsets], -1)
 
 
-def _touch(ego: np.ndarray, actor: Actor) -> bool:
+def touch(ego: np.ndarray, actor: Actor) -> bool:
     """Whether the ego (4.8 m by 1.9 m) comes within a hand's breadth of `actor`."""
     if np.hypot(*(ego - actor.pose)[:, :2].T).min() > 9.0:
         return False
@@ -255,4 +284,4 @@ def _arrays(
     )
 
 
-__all__ = ["LANE_WIDTH", "SPLITS", "STEP", "cause_of_index", "simulate"]
+__all__ = ["LANE_WIDTH", "SPLITS", "STEP", "Drive", "cause_of_index", "simulate", "simulate_drive"]

@@ -23,7 +23,7 @@ from alpamayo_rt.demo.arrays import (
 from alpamayo_rt.demo.words import navigation_text, questions, reasoning
 
 STEP_US = 100_000
-CLEARLY = 4.0  # metres from the other branches at which a true future counts as having reached its own
+EARLY = 15  # steps before the end at which a true future that counts as reaching its branch is there already
 
 
 def to_ego(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -86,8 +86,10 @@ def words(scene: SceneArrays, t0: int) -> dict[str, Any]:
 
 
 def junction(scene: SceneArrays, t0: int) -> dict[str, Any] | None:
-    """The junction ahead: named branch, whether the true future ends clearly in it, and all branches.
+    """The junction ahead: named branch, whether the true future reaches it clearly, and all branches.
 
+    Clearly means that it is in the branch, by `branch_of`, 1.5 s before the end: hidden traits of the driver
+    shift the moment by about that much, and nothing in the images could tell who just makes it.
     `branches` maps left, straight, right to centre lines (n, 2) in the ego frame at `t0`, one point a metre,
     from 40 m before the junction's centre to 80 m behind it.
     """
@@ -100,22 +102,22 @@ def junction(scene: SceneArrays, t0: int) -> dict[str, Any] | None:
         "branch": named,
         "distance": float(scene.junction_distance[t0]),
         "reaches_branch": bool(
-            scene.junction_distance[t0] > 2.0 and branch_of(future(scene, t0)[0], branches, CLEARLY) == named
+            scene.junction_distance[t0] > 2.0 and branch_of(future(scene, t0)[0][:-EARLY], branches) == named
         ),
         "branches": branches,
     }
 
 
-def branch_of(trajectory: np.ndarray, branches: dict[str, np.ndarray], apart: float = 1.0) -> str | None:
+def branch_of(trajectory: np.ndarray, branches: dict[str, np.ndarray]) -> str | None:
     """The branch in which a trajectory (n, 2 or 3) in the ego frame ends.
 
-    None where its end is more than 5 m from every centre line, or not by `apart` metres nearer to one than to
-    the others: before the junction the branches are one.
+    None where its end is more than 5 m from every centre line, or not by a metre nearer to one than to the
+    others: before the junction the branches are one.
     """
     end = np.asarray(trajectory)[-1, :2]
     distances = {name: float(np.hypot(*(line - end).T).min()) for name, line in branches.items()}
     first, second = sorted(distances.values())[:2]
-    if first > 5.0 or second - first < apart:
+    if first > 5.0 or second - first < 1.0:
         return None
     return min(distances, key=lambda name: distances[name])
 

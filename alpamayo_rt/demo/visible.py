@@ -55,7 +55,8 @@ def _targets(plan: Plan, moving: list[Actor]) -> list[tuple[np.ndarray, float, f
         return [(at(beside(plan.line, plan.curve[0] + 6.0, plan.offset), 0.1), LANE_WIDTH, 4.0)]
     if plan.cause in ("pedestrian", "cross_traffic", "lead_braking", "lead_stopped"):
         size, pixels = (0.6, 4.0) if plan.cause == "pedestrian" else (1.9, 5.0)
-        return [(at(actor.pose[plan.t0], 0.9), size, pixels) for actor in moving]
+        # Who decides comes first: the only one, or of the cross traffic the last to clear the way.
+        return [(at(moving[0].pose[plan.t0], 0.9), size, pixels)]
     return []
 
 

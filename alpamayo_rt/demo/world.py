@@ -16,7 +16,8 @@ from alpamayo_rt.demo import truth as window
 from alpamayo_rt.demo.arrays import CAUSES, FIRST_WINDOW, LAST_WINDOW, STEPS, SceneArrays, stack
 from alpamayo_rt.demo.camera import CAMERA_INDICES, CAMERAS
 from alpamayo_rt.demo.render import render
-from alpamayo_rt.demo.simulate import SPLITS, simulate
+from alpamayo_rt.demo.reroute import reroute
+from alpamayo_rt.demo.simulate import SPLITS, Drive, simulate_drive
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.sample.sample import Sample
 
@@ -98,8 +99,8 @@ def make_batch(
 
 
 @lru_cache(maxsize=64)
-def _scene(split: str, seed: int, index: int) -> SceneArrays:
-    return simulate(split, seed, index)
+def _drive(split: str, seed: int, index: int) -> Drive:
+    return simulate_drive(split, seed, index)
 
 
 class World:
@@ -123,7 +124,12 @@ class World:
         """The simulated arrays of clip `index`."""
         if index < 0:
             raise InputError(f"clip: {index}, expected 0 or more")
-        return _scene(self.split, self.seed, index)
+        return _drive(self.split, self.seed, index).scene
+
+    def rerouted(self, index: int, branch: str) -> SceneArrays | None:
+        """Clip `index`, sent into another branch at its own window; None where that cannot be driven."""
+        scene = self.scene(index)
+        return reroute(_drive(self.split, self.seed, index), int(scene.t0), branch)
 
     def clip_id(self, index: int) -> str:
         """The clip's name."""

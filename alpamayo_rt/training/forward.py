@@ -61,21 +61,24 @@ class TrainingNetwork(nn.Module):
         """(images, patches, values) → features."""
         return self.tower(patches, rows, columns)
 
-    def language(self, text: Text, features: VisionFeatures) -> tuple[torch.Tensor, torch.Tensor, Cache]:
-        """Loss and accuracy of the next words, and the cache."""
+    def language(
+        self, text: Text, features: VisionFeatures, shown: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, Cache]:
+        """Loss and accuracy of the next words, and the cache; `shown` (B, images) are those in the text."""
         language = self.network.language
         batch = len(text.ids)
         cos, sin = mrope_cos_sin(text.positions.transpose(0, 1).flatten(1), self.config.language)
         cos, sin = (t.view(batch, 1, -1, t.shape[-1]) for t in (cos, sin))
         slots = (text.ids == self.image_pad).flatten().nonzero()[:, 0]
+        kept = shown.flatten().repeat_interleave(len(features.embeds) // shown.numel()).nonzero()[:, 0]
         embeds = language.embed_tokens(text.ids)
-        x = embeds.flatten(0, 1).index_copy(0, slots, features.embeds.to(embeds.dtype)).view_as(embeds)
+        x = embeds.flatten(0, 1).index_copy(0, slots, features.embeds[kept].to(embeds.dtype)).view_as(embeds)
         cache: Cache = []
         for i, layer in enumerate(language.layers):
             x, k, v = self.block(layer, x, cos, sin, None, None)
             cache.append((k, v))
             if i < len(features.deepstack):
-                tap = features.deepstack[i].to(x.dtype)
+                tap = features.deepstack[i][kept].to(x.dtype)
                 x = x.flatten(0, 1).index_add(0, slots, tap).view_as(x)
         learned = text.targets != IGNORED
         logits = language.lm_head(language.norm(x[learned])).float()

@@ -157,8 +157,8 @@ def training_step(
     patches = drawn_examples.patches if on_gpu else drawn_examples.patches.float()
     with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
         features = model.vision(patches, _ROWS, _COLUMNS)
-        words, right, cache = model.language(examples.driving, features)
-        answers, right_answers, _ = model.language(examples.asking, features)
+        words, right, cache = model.language(examples.driving, features, examples.shown)
+        answers, right_answers, _ = model.language(examples.asking, features, examples.shown)
         ends = model.ends(examples.driving)
         draws = [
             model.flow(actions, torch.randn_like(actions), _times(batch, device), cache, *ends)

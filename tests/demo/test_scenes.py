@@ -125,9 +125,9 @@ def test_without_its_cause_the_driver_would_have_gone_on(monkeypatch):
         cause = scene.cause_name
         if cause in ("green_light", "free_road"):
             continue
-        original = simulation._constraints
+        original = simulation.constraints_on
         monkeypatch.setattr(
-            simulation, "_constraints", lambda *a, f=original, c=cause: [x for x in f(*a) if x.cause != c]
+            simulation, "constraints_on", lambda *a, f=original, c=cause: [x for x in f(*a) if x.cause != c]
         )
         ways = {}
         monkeypatch.setattr(

@@ -23,6 +23,7 @@ def _clip(**changes):
     clip = {
         "index": 0, "cause": "red_light", "named": "red_light", "black_named": None,
         "ade": [1.0, 2.0, 2.0, 2.0, 2.0, 3.0], "black_ade": [4.0], "frozen_ade": [4.0], "shuffled_ade": [4.0],
+        "steady_ade": [2.0],
         "constant_velocity": 5.0, "constant_turn_rate": 4.0, "fan_ade": [2.0, 3.0],
     }  # fmt: skip
     return clip | changes
@@ -57,6 +58,17 @@ def test_navigation_needs_five_of_six():
     assert _row(rows, "follows the navigation").value == 0.5
     assert _row(rows, "follows swapped navigation").value == 0.5
     assert _row(rows, "follows the navigation").clips == 2
+
+
+@pytest.mark.parametrize(
+    ("clips", "misses", "passed"),
+    [(9, 1, False), (10, 1, True), (17, 1, True), (17, 2, False), (20, 1, True), (39, 2, False), (60, 3, True)],
+)
+def test_one_miss_of_ten_to_nineteen_clips_says_nothing(clips, misses, passed):
+    kept, missed = {"branches": ["left"] * 6}, {"branches": [None] * 6}
+    swapped = {"swapped_branch": "left", "swapped_branches": ["left"] * 6}
+    rows = [_clip(branch="left", **swapped, **(missed if i < misses else kept)) for i in range(clips)]
+    assert _row(summarize(rows), "follows the navigation").passed is passed
 
 
 def test_what_no_clip_asked_is_not_passed():

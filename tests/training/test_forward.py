@@ -10,7 +10,7 @@ import torch
 from alpamayo_rt.action.flow_matching import draw_noise
 from alpamayo_rt.config import parse_model_config, read_json
 from alpamayo_rt.demo.arrays import FIRST_WINDOW
-from alpamayo_rt.demo.simulate import simulate
+from alpamayo_rt.demo.simulate import simulate, simulate_drive
 from alpamayo_rt.demo.world import World
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine.hand_off import hand_off
@@ -19,7 +19,7 @@ from alpamayo_rt.prompt.prompt import build_prompt, prepare_images
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.sample.sample import Sample
 from alpamayo_rt.training.drawing import draw
-from alpamayo_rt.training.examples import IGNORED, ExampleStream
+from alpamayo_rt.training.examples import IGNORED, ExampleStream, perhaps_rerouted
 from alpamayo_rt.training.forward import TrainingNetwork
 from alpamayo_rt.training.nano_config import BACKBONE, write_skeleton
 from alpamayo_rt.training.train import STATISTICS
@@ -50,7 +50,9 @@ def parts(tmp_path_factory):
     stream = ExampleStream(config, tokenizer, 3, 2, (704, 640))
     scenes = [simulate("train", 3, index) for index in (0, 7)]
     windows = [(scenes[0], FIRST_WINDOW + 3), (scenes[1], int(scenes[1].t0))]
-    drawn = draw(stream.make(windows, np.random.default_rng(4)), CPU)
+    drawn = draw(stream.make(windows, np.random.default_rng(0)), CPU)
+    # One window with all frames, one with fewer.
+    assert sorted({int(n) for n in drawn.examples.shown.sum(1)})[1:] == [16]
     return config, network, tokenizer, drawn, windows
 
 
@@ -68,7 +70,8 @@ def _sample(windows, row, examples, tokenizer, which):
     history = (
         {} if which == "asking" else {"history_xyz": sample.history_xyz, "history_rot": sample.history_rot}
     )
-    return Sample(sample.frames, sample.camera_indices, **history, navigation=navigation, question=question)
+    frames = sample.frames[:, -int(examples.shown[row].view(4, -1)[0].sum()) :]
+    return Sample(frames, sample.camera_indices, **history, navigation=navigation, question=question)
 
 
 @torch.inference_mode()
@@ -77,7 +80,8 @@ def test_the_loss_of_the_words_is_that_of_inference(parts, which):
     config, network, tokenizer, drawn, windows = parts
     examples, batch = drawn.examples, 2
     model = TrainingNetwork(network, config, tokenizer.image_pad, False)
-    loss, _, cache = model.language(getattr(examples, which), model.vision(drawn.patches.float(), 8, 14))
+    features = model.vision(drawn.patches.float(), 8, 14)
+    loss, _, cache = model.language(getattr(examples, which), features, examples.shown)
     engine = EagerEngine(network, config, CPU, torch.float32, "fp32")
     text, expected = getattr(examples, which), []
     for row in range(batch):
@@ -108,7 +112,7 @@ def test_the_velocity_is_that_of_inference(parts):
     config, network, tokenizer, drawn, windows = parts
     text, waypoints = drawn.examples.driving, config.action_space.n_waypoints
     model = TrainingNetwork(network, config, tokenizer.image_pad, False)
-    _, _, cache = model.language(text, model.vision(drawn.patches.float(), 8, 14))
+    _, _, cache = model.language(text, model.vision(drawn.patches.float(), 8, 14), drawn.examples.shown)
     engine = EagerEngine(network, config, CPU, torch.float32, "fp32")
     noise = draw_noise(2, waypoints, 5)
     time = torch.tensor([0.3, 0.8])
@@ -127,3 +131,15 @@ def test_the_velocity_is_that_of_inference(parts):
         # The test would mean little if the expert did not listen to the cache.
         other = model.velocity(noise, time, [(k.flip(0), v.flip(0)) for k, v in cache], *model.ends(text))
         assert float((other - predicted).abs().max()) > 1e-2
+
+
+def test_at_junctions_some_windows_are_told_another_branch_and_take_it():
+    rng, told = np.random.default_rng(0), {True: 0, False: 0}
+    for index in range(60):
+        drive = simulate_drive("train", 3, index)
+        scene = perhaps_rerouted(drive, int(drive.scene.t0), rng)
+        if drive.scene.navigation < 0:
+            assert scene is drive.scene
+            continue
+        told[bool(scene.navigation == drive.scene.navigation)] += 1
+    assert 0.2 < told[False] / sum(told.values()) < 0.6

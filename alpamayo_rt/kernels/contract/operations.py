@@ -2,15 +2,19 @@
 """The four operations between an expert engine's bindings: cache, position ids, flow time, Euler step.
 
 Each writes into a buffer that its caller owns, reads nothing back to the host, and can be captured in a CUDA
-graph. On a GPU (and everywhere under TRITON_INTERPRET=1) it is a Triton kernel; elsewhere its torch twin, which
-has the same signature and is the kernel's oracle.
+graph. On a GPU (and everywhere under TRITON_INTERPRET=1) it is a Triton kernel; elsewhere, and without Triton, its
+torch twin, which has the same signature and is the kernel's oracle.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import torch
+
+_HAS_TRITON = find_spec("triton") is not None
+"""Torch for some devices comes without it; the twins run there too, only slower."""
 
 
 def repeat_cache(keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, length: torch.Tensor) -> None:
@@ -95,4 +99,4 @@ def euler_update_twin(x: torch.Tensor, velocity: torch.Tensor, dt: torch.Tensor)
 
 def uses_triton(tensor: torch.Tensor) -> bool:
     """Whether an operation on this tensor runs as a Triton kernel."""
-    return tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return _HAS_TRITON and (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from alpamayo_rt.errors import EngineError
 
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
-BACKENDS = (TENSORRT, TENSORRT_RTX)
 _EXTRA = "pip install 'alpamayo-rt[tensorrt]'"
 _RTX_LIBRARIES = ("libcudart.so.", "libtensorrt_rtx.so.", "libtensorrt_onnxparser_rtx.so.")
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,10 +20,10 @@ from alpamayo_rt.engine_files import EngineFiles, check_expert
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt
-from alpamayo_rt.tensorrt.library import BACKENDS, installed_version, open_library
+from alpamayo_rt.tensorrt.library import installed_version, open_library
 from alpamayo_rt.tensorrt.opening import Place, find_engine, open_sidecar
 from alpamayo_rt.tensorrt.session import Scratch, TensorRTSession, open_engine
-from alpamayo_rt.tensorrt.sidecar import Sidecar, sidecar_path
+from alpamayo_rt.tensorrt.sidecar import Sidecar, read_sidecar, sidecar_path
 from alpamayo_rt.tensorrt.targets import this_gpu
 
 # Where each size of an expert's contract is to be read off: an input and its dimension.
@@ -100,7 +100,7 @@ def open_tensorrt_stages(
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # TensorRT runs on the current one
-    place = Place(gpu_target(device), installed_versions(), model_name, model_hash)
+    place = Place(gpu_target(device), installed_versions(paths.values()), model_name, model_hash)
     scratch = Scratch(device)
     # All descriptions before the first engine: reading an engine takes seconds.
     sidecars = {part: open_sidecar(path, part, place) for part, path in paths.items()}
@@ -129,18 +129,21 @@ def gpu_target(device: torch.device) -> str:
     return target
 
 
-def installed_versions() -> dict[str, str]:
-    """Version of every TensorRT that is installed here.
+def installed_versions(paths: Iterable[Path]) -> dict[str, str]:
+    """Version of every TensorRT that these engines were built by and that is installed here.
+
+    The others are not opened: two TensorRT libraries in one process may disturb each other.
 
     Raises:
-        EngineError: none is.
+        EngineError: none of them is installed, or an engine has no description.
     """
-    found = {backend: installed_version(backend) for backend in BACKENDS}
+    backends = sorted({read_sidecar(path).recipe.backend for path in paths})
+    found = {backend: installed_version(backend) for backend in backends}
     versions = {backend: version for backend, version in found.items() if version is not None}
-    if not versions:
+    if backends and not versions:
         raise EngineError(
-            "engine: neither TensorRT nor TensorRT for RTX is installed here, expected one of them "
-            "(pip install 'alpamayo-rt[tensorrt]' has the second)"
+            f"engine: {' and '.join(backends)}, which built these engines, is not installed here; "
+            "pip install 'alpamayo-rt[tensorrt]' has tensorrt-rtx, NVIDIA and JetPack have tensorrt"
         )
     return versions
 

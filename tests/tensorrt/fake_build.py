@@ -54,6 +54,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         return FakeEngine(path.with_name("model.onnx"), read_sidecar(path).profiles)
 
     monkeypatch.setattr(stages, "gpu_target", lambda device: TARGET)
-    monkeypatch.setattr(stages, "installed_versions", lambda: {"tensorrt-rtx": fake_library().version})
+    monkeypatch.setattr(stages, "installed_versions", lambda paths: {"tensorrt-rtx": fake_library().version})
     monkeypatch.setattr(stages, "open_library", lambda backend: fake_library())
     monkeypatch.setattr(stages, "open_engine", opened)

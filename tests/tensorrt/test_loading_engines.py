@@ -143,5 +143,5 @@ def test_without_any_tensorrt(engines: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     monkeypatch.setattr(stages, "gpu_target", lambda device: "sm120")
     monkeypatch.setattr(stages, "installed_version", lambda backend: None)
-    with pytest.raises(EngineError, match="neither TensorRT nor TensorRT for RTX is installed here"):
+    with pytest.raises(EngineError, match="tensorrt-rtx, which built these engines, is not installed here"):
         opened(engines)

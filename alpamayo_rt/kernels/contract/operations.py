@@ -2,8 +2,8 @@
 """The four operations between an expert engine's bindings: cache, position ids, flow time, Euler step.
 
 Each writes into a buffer that its caller owns, reads nothing back to the host, and can be captured in a CUDA
-graph. On a GPU (and everywhere under TRITON_INTERPRET=1) it is a Triton kernel; elsewhere, and without Triton, its
-torch twin, which has the same signature and is the kernel's oracle.
+graph. On a GPU (and everywhere under TRITON_INTERPRET=1) it is a Triton kernel; elsewhere, and without Triton,
+its torch twin, which has the same signature and is the kernel's oracle.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ CANNOT_START = {
         ["engine: eager", "takes no engine files"],
     ),
     "no-model-and-no-export": (
-        only("--engine-dir", "{folder}", "--prepared", "p.npz"),
+        only("--engine-dir", "{folder}", "--clip", "world-live:1:1"),
         ["--model: missing", "--engine-dir"],
     ),
     "engine-dir": (flags("--engine-dir", "e"), ["--engine-dir: e is missing", "alpamayo-rt export"]),

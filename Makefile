@@ -27,6 +27,10 @@ $(VENV)/demo-installed: $(VENV)/created pyproject.toml
 	@touch $@
 
 $(VENV)/test-installed: $(VENV)/demo-installed
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,export,onnxruntime,dev]"
+	@touch $@
+
+$(VENV)/all-installed: $(VENV)/test-installed
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,export,onnxruntime,tensorrt,dev]"
 	@touch $@
 
@@ -38,7 +42,7 @@ demo: $(VENV)/demo-installed
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest -rs
 
-test-all: $(VENV)/test-installed
+test-all: $(VENV)/all-installed
 	ALPAMAYO_RT_TEST_ALL=1 $(BIN)/python -m pytest -rs
 
 lint: $(VENV)/test-installed

@@ -18,8 +18,12 @@ from alpamayo_rt.errors import ModelError
 from alpamayo_rt.hub import find_backbone, find_checkpoint
 from alpamayo_rt.model.action_projection import ActionInProjection
 from alpamayo_rt.model.network import ActionStatistics, Network
+from alpamayo_rt.quantization.linear import QuantizedLinear
+from alpamayo_rt.quantization.plan import Plan, read_plan
 
 _FLOAT_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_AND_NARROW = "; in narrowed layers what quantization.json calls for"
+_NARROW_TYPES = {torch.float8_e4m3fn: "F8_E4M3", torch.uint8: "U8", torch.float32: "F32"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: configuration parsed, tensors listed, nothing loaded."""
+    """An opened checkpoint: configuration parsed, tensors listed, nothing loaded; `plan` of a narrowed one."""
 
     folder: Path
     backbone: Path
     config: ModelConfig
     tensors: dict[str, Tensor]
+    plan: Plan | None
 
     @property
     def name(self) -> str:
@@ -94,7 +99,7 @@ def open_checkpoint(model: str) -> Checkpoint:
         raise ModelError(f"{folder / 'config.json'}: vlm_name_or_path {name!r}, expected a path or a hub id")
     backbone = find_backbone(name, folder)
     config = parse_model_config(folder, raw, read_json(backbone / "config.json"))
-    return Checkpoint(folder, backbone, config, _list_tensors(folder))
+    return Checkpoint(folder, backbone, config, _list_tensors(folder), read_plan(folder))
 
 
 def _list_tensors(folder: Path) -> dict[str, Tensor]:
@@ -166,6 +171,28 @@ def _slots(network: nn.Module, config: ModelConfig) -> dict[str, torch.Tensor]:
     return slots
 
 
+def empty_network(checkpoint: Checkpoint) -> Network:
+    """The modules without data, narrowed where the checkpoint is."""
+    with torch.device("meta"):
+        network = Network(checkpoint.config)
+    if checkpoint.plan is not None:
+        for name in checkpoint.plan.layers(network):
+            linear = network.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            network.set_submodule(name, checkpoint.plan.empty(linear))
+    return network
+
+
+def _exact_types(network: nn.Module) -> dict[str, str]:
+    """Module tensor name → the one type that it may be stored in, for those of narrowed layers."""
+    return {
+        f"{name}.{leaf}": _NARROW_TYPES[dtype]
+        for name, module in network.named_modules()
+        if isinstance(module, QuantizedLinear)
+        for leaf, dtype in module.exact.items()
+    }
+
+
 def match_tensors(checkpoint: Checkpoint, network: nn.Module) -> dict[str, str]:
     """Map every tensor of the checkpoint to its place, both ways.
 
@@ -175,7 +202,7 @@ def match_tensors(checkpoint: Checkpoint, network: nn.Module) -> dict[str, str]:
     Raises:
         ModelError: names the missing, unexpected and misshapen tensors (up to three each).
     """
-    slots = _slots(network, checkpoint.config)
+    slots, exact = _slots(network, checkpoint.config), _exact_types(network)
     placed: dict[str, str] = {}
     unexpected, misshapen, mistyped = [], [], []
     for name, tensor in checkpoint.tensors.items():
@@ -184,7 +211,7 @@ def match_tensors(checkpoint: Checkpoint, network: nn.Module) -> dict[str, str]:
             unexpected.append(name)
         elif tuple(slots[ours].shape) != tensor.shape:
             misshapen.append(f"{name} {list(tensor.shape)}, expected {list(slots[ours].shape)}")
-        elif tensor.dtype not in _FLOAT_TYPES:
+        elif tensor.dtype != exact[ours] if ours in exact else tensor.dtype not in _FLOAT_TYPES:
             mistyped.append(f"{name} {tensor.dtype}")
         else:
             placed[name] = ours
@@ -196,7 +223,7 @@ def match_tensors(checkpoint: Checkpoint, network: nn.Module) -> dict[str, str]:
             ("missing", missing),
             ("unexpected", unexpected),
             ("misshapen", misshapen),
-            ("of an unsupported type (expected F32, F16 or BF16)", mistyped),
+            ("of an unsupported type (expected F32, F16 or BF16" + _AND_NARROW * bool(exact) + ")", mistyped),
         )
         if names
     ]
@@ -220,6 +247,7 @@ def load_network(
     dtype: torch.dtype,
     progress: Callable[[str], None] | None = None,
     only: tuple[str, ...] = ("",),
+    plan: Plan | None = None,
 ) -> Network:
     """Load the weights, shard by shard, tensor by tensor, straight to the device.
 
@@ -230,13 +258,21 @@ def load_network(
             `dtype` gives them where the checkpoint does not store them, as the reference has them).
         progress: called with one line per shard.
         only: prefixes of the module tensors that are wanted; the others stay without data.
+        plan: how linear layers are narrowed, each as soon as it is read; the checkpoint's own where it has one.
 
     Raises:
-        ModelError: a tensor is missing, unexpected, misshapen or unreadable.
+        ModelError: a tensor is missing, unexpected, misshapen or unreadable; or the checkpoint is narrowed and
+            the caller has not asked for that.
     """
-    with torch.device("meta"):
-        network = Network(checkpoint.config)
+    if checkpoint.plan is not None and plan is not checkpoint.plan:
+        raise ModelError(
+            f"{checkpoint.folder}: holds {checkpoint.plan.precision} weights, expected a checkpoint in a "
+            "floating type here; the engine eager runs it with that precision"
+        )
+    network = empty_network(checkpoint)
     placed = match_tensors(checkpoint, network)
+    exact = _exact_types(network)
+    narrowed = set(plan.layers(network)) if plan is not None and checkpoint.plan is None else set()
     _materialize_buffers(network, checkpoint.config, device, dtype)
     buffers = dict(network.named_buffers())
     wanted = {name: ours for name, ours in placed.items() if ours.startswith(only)}
@@ -246,8 +282,16 @@ def load_network(
             buffers[ours].copy_(tensor)
         else:
             owner, _, leaf = ours.rpartition(".")
-            value = tensor.to(device=device, dtype=dtype)
-            network.get_submodule(owner).register_parameter(leaf, nn.Parameter(value, requires_grad=False))
+            module = network.get_submodule(owner)
+            if plan is not None and owner in narrowed and leaf == "weight":
+                assert isinstance(module, nn.Linear)
+                network.set_submodule(owner, plan.convert(owner, module, tensor.to(device)))
+                continue
+            value = tensor.to(device) if ours in exact else tensor.to(device=device, dtype=dtype)
+            module.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
+    for name, module in network.named_modules():
+        if isinstance(module, QuantizedLinear) and not module.weight_scale.is_meta:
+            module.check(name)
     return network.eval()
 
 

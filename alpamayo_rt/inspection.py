@@ -6,15 +6,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
-from alpamayo_rt.checkpoint import Checkpoint, match_tensors
+from alpamayo_rt.checkpoint import Checkpoint, empty_network, match_tensors
 from alpamayo_rt.config import ModelConfig
-from alpamayo_rt.loading import PRECISIONS
-from alpamayo_rt.model.network import Network
 from alpamayo_rt.prompt.images import smart_resize
 from alpamayo_rt.prompt.layout import prompt_text
 from alpamayo_rt.prompt.tokenizer import IMAGE_PAD, PromptTokenizer
+from alpamayo_rt.quantization.memory import weight_bytes, weights_in
 from alpamayo_rt.sample.cameras import DEFAULT_CAMERAS
 
 _FRAMES, _HEIGHT, _WIDTH = 4, 1080, 1920
@@ -29,15 +26,14 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         ModelError: tensors are missing, unexpected or misshapen, or the tokenizer does not fit.
     """
     config = checkpoint.config
-    with torch.device("meta"):
-        network = Network(config)
+    network = empty_network(checkpoint)
     placed = match_tensors(checkpoint, network)
     tokenizer = PromptTokenizer(checkpoint.backbone, config)
     parts: dict[str, dict[str, int]] = {}
     for name, ours in placed.items():
         part = parts.setdefault(ours.split(".")[0], {"tensors": 0, "parameters": 0})
         part["tensors"] += 1
-        part["parameters"] += checkpoint.tensors[name].numel
+        part["parameters"] += weights_in(network, ours, checkpoint.tensors[name].numel)
     parameters = sum(part["parameters"] for part in parts.values())
     prompt_tokens = _prompt_tokens(config, tokenizer)
     return {
@@ -58,11 +54,19 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
             "resized": list(smart_resize(_HEIGHT, _WIDTH, config.min_pixels, config.max_pixels)),
             "prompt_tokens": prompt_tokens,
         },
+        "narrowed": _narrowed(checkpoint),
         "memory_gib": {
-            name: _memory(config, parameters, prompt_tokens, dtype.itemsize)
-            for name, dtype in PRECISIONS.items()
+            name: _memory(config, size, prompt_tokens, itemsize)
+            for name, (size, itemsize) in weight_bytes(checkpoint, network, parameters).items()
         },
     }
+
+
+def _narrowed(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    plan = checkpoint.plan
+    if plan is None:
+        return None
+    return {"precision": plan.precision, "parts": list(plan.parts), "static": plan.static}
 
 
 def _sizes(config: ModelConfig) -> dict[str, dict[str, int]]:
@@ -132,13 +136,13 @@ def _prompt_tokens(config: ModelConfig, tokenizer: PromptTokenizer) -> int:
     return len(tokenizer.encode(text)) + images * ((rows // side) * (columns // side) - 1)
 
 
-def _memory(config: ModelConfig, parameters: int, prompt_tokens: int, itemsize: int) -> dict[str, float]:
+def _memory(config: ModelConfig, weights: int, prompt_tokens: int, itemsize: int) -> dict[str, float]:
     """GiB of weights, of the cache for the default input, and of the largest tensors besides."""
     text = config.language
     per_token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * itemsize
     slots = prompt_tokens + _TOKENS + _CANDIDATES * config.action_space.n_waypoints
     working = prompt_tokens * (3 * text.intermediate_size + 4 * text.hidden_size) * itemsize
     working += 4 * config.vision.intermediate_size * prompt_tokens * config.vision.merge_size**2 * itemsize
-    gib = {"weights": parameters * itemsize, "cache": per_token * slots, "working": working}
+    gib = {"weights": weights, "cache": per_token * slots, "working": working}
     out = {name: round(size / 2**30, 3) for name, size in gib.items()}
     return out | {"total": math.ceil(sum(gib.values()) / 2**30 * 1000) / 1000}

@@ -8,17 +8,19 @@ from collections.abc import Callable
 import torch
 
 from alpamayo_rt.action.unicycle import Unicycle
-from alpamayo_rt.checkpoint import load_network, open_checkpoint
+from alpamayo_rt.checkpoint import Checkpoint, load_network, open_checkpoint
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine_files import EngineFiles
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
+from alpamayo_rt.quantization.linear import has_fp8
+from alpamayo_rt.quantization.parts import NARROW
+from alpamayo_rt.quantization.plan import Plan
 
 ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
 _AVAILABLE = ("auto", "eager", "onnxruntime", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-LATER_PRECISIONS = ("fp8", "int4")
 
 
 def load(
@@ -40,7 +42,9 @@ def load(
         model: a checkpoint folder or a hub id; None: what `engine_dir` was exported from.
         engine: eager, onnxruntime or tensorrt; auto: tensorrt or onnxruntime where engine files are named, by
             what they are, else eager.
-        precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU.
+        precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU, or what the checkpoint was narrowed
+            to. fp8 and int4 narrow the language model while it is loaded (`docs/quantization.md`); what is left
+            runs as auto would run it.
         device: a torch device; auto: the first GPU, else the CPU.
         progress: called with one line per shard.
         only: parts to load (`checkpoint.load_network`); whoever leaves some out cannot use them.
@@ -76,19 +80,21 @@ def load(
             raise EngineError(
                 f"{option}: {given}, but the engine {engine} exports nothing, expected onnxruntime"
             )
-    name = _precision(precision, where)
+    check_precision(precision)
     if model is None:
         raise InputError("--model: missing, expected a checkpoint folder or a hub id")
     checkpoint = open_checkpoint(str(model))
     tokenizer = PromptTokenizer(checkpoint.backbone, checkpoint.config)
-    network = load_network(checkpoint, where, PRECISIONS[name], progress, only)
+    name, plan = choose_plan(checkpoint, precision, where, progress)
+    dtype = PRECISIONS[_surrounding(where) if name in NARROW else name]
+    network = load_network(checkpoint, where, dtype, progress, only, plan)
     statistics = network.action_space
     unicycle = Unicycle(
         checkpoint.config.action_space,
         torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
         torch.stack([statistics.accel_std, statistics.curvature_std]).cpu(),
     )
-    eager = EagerEngine(network, checkpoint.config, where, PRECISIONS[name], name)
+    eager = EagerEngine(network, checkpoint.config, where, dtype, name)
     return Model(checkpoint, eager, tokenizer, unicycle)
 
 
@@ -102,16 +108,54 @@ def check_engine(engine: str) -> None:
         )
 
 
-def _precision(precision: str, device: torch.device) -> str:
-    if precision == "auto":
-        return "fp32" if device.type == "cpu" else "bf16"
-    if precision in LATER_PRECISIONS:
-        raise EngineError(
-            f"precision: {precision} is not part of this version, expected {', '.join(PRECISIONS)}"
-        )
-    if precision not in PRECISIONS:
-        raise EngineError(f"precision: {precision!r}, expected auto, {', '.join(PRECISIONS)}")
-    return precision
+def check_precision(precision: str) -> None:
+    """Refuse a precision that does not exist."""
+    if precision not in ("auto", *PRECISIONS, *NARROW):
+        raise EngineError(f"precision: {precision!r}, expected auto, {', '.join((*PRECISIONS, *NARROW))}")
+
+
+def _surrounding(device: torch.device) -> str:
+    return "fp32" if device.type == "cpu" else "bf16"
+
+
+def choose_plan(
+    checkpoint: Checkpoint, precision: str, device: torch.device, progress: Callable[[str], None] | None
+) -> tuple[str, Plan | None]:
+    """The precision that a checkpoint runs in on a device, and how it is narrowed.
+
+    Args:
+        checkpoint: in a floating type, or narrowed.
+        precision: what the user asked for; auto: the checkpoint's, else that of the device.
+        device: fp8 from a floating checkpoint becomes bf16 on a GPU that has no e4m3 products.
+        progress: is told in one line what is not as it was asked for.
+
+    Returns:
+        One of PRECISIONS and None, or fp8 or int4 and its plan.
+
+    Raises:
+        EngineError: the checkpoint is narrowed to something else.
+    """
+    say = progress if progress is not None else lambda _: None
+    if checkpoint.plan is not None:
+        held = checkpoint.plan.precision
+        if precision not in ("auto", held):
+            raise EngineError(
+                f"precision: {precision}, but the checkpoint holds {held} weights, expected {held}"
+            )
+    name = precision if checkpoint.plan is None else held
+    if name == "auto":
+        return _surrounding(device), None
+    if name not in NARROW:
+        return name, None
+    own = name == "int4" or has_fp8(device)
+    if not own and device.type == "cuda" and checkpoint.plan is None:
+        gpu = torch.cuda.get_device_name(device)
+        say(f"precision: {gpu} has no fp8 products (compute capability 8.9 or later has), running in bf16")
+        return "bf16", None
+    if device.type == "cpu" or not own:
+        around = _surrounding(device)
+        say(f"precision: {name} on {device} runs in plain torch, all but the narrowed weights in {around}")
+    return name, checkpoint.plan or Plan(name)
 
 
 def find_device(device: str) -> torch.device:

@@ -15,7 +15,7 @@ FOLDER = str(SHIPPED / "model" / "checkpoint")
     ("arguments", "message"),
     [
         ({"engine": "magic"}, "engine: 'magic', expected one of auto, eager"),
-        ({"precision": "fp64"}, "precision: 'fp64', expected auto, fp32, fp16, bf16"),
+        ({"precision": "fp64"}, "precision: 'fp64', expected auto, fp32, fp16, bf16, fp8, int4"),
         ({"device": "toaster"}, "device: 'toaster', expected auto, cpu, cuda or cuda:N"),
         ({"device": "meta"}, "device: 'meta' is not supported"),
         ({"device": f"cuda:{torch.cuda.device_count()}"}, r"device\(s\) are here"),

@@ -35,7 +35,8 @@ def add_calibration_arguments(command: argparse.ArgumentParser, required: bool) 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from alpamayo_rt.loading import find_device, load
-    from alpamayo_rt.quantization.calibration import calibrate, check_parts
+    from alpamayo_rt.quantization.calibration import calibrate
+    from alpamayo_rt.quantization.parts import check_parts
 
     parts = check_parts(args.parts.split(","))
     check_writable(args.out)

@@ -14,7 +14,8 @@ from typing import Any
 
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
-from alpamayo_rt.loading import ENGINES, LATER_PRECISIONS, PRECISIONS
+from alpamayo_rt.loading import ENGINES, PRECISIONS
+from alpamayo_rt.quantization.parts import NARROW
 
 
 def add_model_arguments(command: argparse.ArgumentParser, required: bool = True) -> None:
@@ -23,7 +24,7 @@ def add_model_arguments(command: argparse.ArgumentParser, required: bool = True)
         "--model", required=required, metavar="M", help="a checkpoint folder, a hub id, or nano"
     )
     command.add_argument("--engine", default="auto", metavar="E", help=f"{', '.join(ENGINES)} (default: auto)")
-    precisions = ", ".join(("auto", *PRECISIONS, *LATER_PRECISIONS))
+    precisions = ", ".join(("auto", *PRECISIONS, *NARROW))
     command.add_argument("--precision", default="auto", metavar="P", help=f"{precisions} (default: auto)")
     command.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
 

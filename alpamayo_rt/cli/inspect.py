@@ -61,11 +61,13 @@ def _text(found: dict[str, Any]) -> str:
     )
     usual = found["default_input"]
     stored = "in the checkpoint" if found["action_statistics"]["stored_in_checkpoint"] else "from config.json"
+    narrow = found["narrowed"]
+    held = f"; {narrow['precision']} weights in {', '.join(narrow['parts'])}" if narrow else ""
     return "\n".join(
         [
             f"{found['title']} ({found['family']}) in {found['name']}, hash {found['hash']}",
             f"{found['parameters']:,} parameters in {found['shards']} shard(s), "
-            f"stored as {', '.join(found['stored_types'])}",
+            f"stored as {', '.join(found['stored_types'])}{held}",
             "",
             parts,
             "",

@@ -73,7 +73,7 @@ def open_export(folder: Path) -> ExportFolder:
         isinstance(origin.get(k), str) for k in ("model_name", "model_hash")
     ):
         raise ModelError(f"{folder / 'config.json'}: {_ORIGIN} {origin!r}, expected a folder that export wrote")
-    return ExportFolder(folder, folder, parse_model_config(folder, raw, raw), {}, origin)
+    return ExportFolder(folder, folder, parse_model_config(folder, raw, raw), {}, None, origin)
 
 
 def write_config(out: Path, checkpoint: Checkpoint, statistics: ActionStatistics) -> None:

@@ -16,9 +16,8 @@ from torch import nn
 from alpamayo_rt.atomic import write_atomically
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
+from alpamayo_rt.quantization.parts import NARROW, check_parts
 from alpamayo_rt.sample.sample import Sample
-
-PARTS = ("language", "vision", "expert")
 
 
 @dataclass(frozen=True)
@@ -102,19 +101,6 @@ def read_calibration(path: Path) -> Calibration:
     return Calibration(model_hash, tuple(clips), {name: float(entry) for name, entry in amax.items()})
 
 
-def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
-    """The parts in their usual order.
-
-    Raises:
-        InputError: one is unknown, or there is none.
-    """
-    chosen = set(parts)
-    unknown = sorted(chosen - set(PARTS))
-    if unknown or not chosen:
-        raise InputError(f"parts: {', '.join(unknown) or 'none'}, expected some of {', '.join(PARTS)}")
-    return tuple(part for part in PARTS if part in chosen)
-
-
 @contextmanager
 def watched(network: nn.Module, parts: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
     """Record the largest input magnitude of every linear layer of `parts` while the block runs.
@@ -159,7 +145,7 @@ def calibrate(
     Args:
         model: on the eager engine, in a floating precision.
         clips: names and samples.
-        parts: some of `PARTS`.
+        parts: some of `parts.PARTS`.
         progress: called with one line a clip.
 
     Raises:
@@ -168,6 +154,8 @@ def calibrate(
     network = getattr(model.engine, "network", None)
     if model.engine.name != "eager" or network is None:
         raise InputError(f"engine: {model.engine.name}, expected eager for a calibration")
+    if model.engine.precision in NARROW:
+        raise InputError(f"precision: {model.engine.precision}, expected fp32, fp16 or bf16 for a calibration")
     names: list[str] = []
     with watched(network, check_parts(parts)) as largest:
         for n, (name, sample) in enumerate(clips):

@@ -33,6 +33,9 @@ BOUNDS = {
     # The worst on the CPU over the reference cases and 79 more, doubled and rounded up (docs/accuracy.md).
     "fp16": Bounds(2e-3, 4e-3, 3e-3, velocity=1.3e-1, action=2e-2, trajectory=2e-2, inverse=4e-3),
     "bf16": Bounds(2e-2, 4e-2, 3e-2, velocity=7e-1, action=1e-1, trajectory=1.2e-1, inverse=5e-2),
+    # Over the reference cases, likewise; nowhere narrower than bf16, which the other layers run in on a GPU.
+    "fp8": Bounds(2e-2, 3e-1, 2.5e-1, velocity=7e-1, action=1.2e-1, trajectory=2e-1, inverse=5e-2),
+    "int4": Bounds(2e-2, 7e-1, 6e-1, velocity=8e-1, action=3e-1, trajectory=5.5e-1, inverse=5e-2),
 }
 
 

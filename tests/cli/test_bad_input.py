@@ -185,7 +185,6 @@ CANNOT_START = {
         ["dataset_root", "none"],
     ),
     "model-missing": (flags("--model", "{folder}/none"), ["model: ", "none' is neither a folder nor a hub id"]),
-    "precision-fp8": (flags("--precision", "fp8"), ["precision: fp8", "fp32"]),
     "precision-unknown": (flags("--precision", "fp64"), ["precision: 'fp64'", "fp32, fp16, bf16"]),
     "device-unknown": (flags("--device", "gpu"), ["device: 'gpu'", "cuda:N"]),
     "device-of-another-kind": (flags("--device", "meta"), ["device: 'meta'"]),

@@ -50,15 +50,16 @@ def save_quantized(
     network = empty_network(checkpoint)
     placed = match_tensors(checkpoint, network)
     check_new_folder(out)
+    target = out.resolve()
     try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.resolve().parent))
+        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
         weight_map = _write_shards(checkpoint, network, placed, plan, beside, progress)
         _write_descriptions(checkpoint, plan, beside, weight_map)
         beside.chmod(0o755)
-        os.replace(beside, out.resolve())
+        os.replace(beside, target)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -108,7 +109,10 @@ def _write_shards(
                         made[name] = tensor
         except SafetensorError as error:
             raise ModelError(f"{checkpoint.folder / shard}: cannot be read ({error})") from None
-        save_file(made, folder / shard, metadata={"format": "pt"})
+        try:
+            save_file(made, folder / shard, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise InputError(f"{shard}: cannot be written ({error})") from None
         weight_map |= dict.fromkeys(made, shard)
     return weight_map
 

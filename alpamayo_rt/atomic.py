@@ -125,11 +125,12 @@ def _remove_leftovers(target: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(_short_name(target))}\.(\d+)\.tmp")
     for sibling in target.parent.iterdir():
         match = pattern.fullmatch(sibling.name)
-        if match and not _is_running(int(match[1])):
+        if match and not is_running(int(match[1])):
             sibling.unlink(missing_ok=True)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether another process of this number may still be at work."""
     if pid == os.getpid():
         return False
     try:

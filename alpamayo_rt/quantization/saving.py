@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from alpamayo_rt.atomic import is_running
 from alpamayo_rt.checkpoint import Checkpoint, empty_network, match_tensors
 from alpamayo_rt.config import read_json
 from alpamayo_rt.errors import InputError, ModelError
@@ -51,14 +52,16 @@ def save_quantized(
     placed = match_tensors(checkpoint, network)
     check_new_folder(out)
     target = out.resolve()
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        _remove_leftovers(target)
+        beside.mkdir()
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
         weight_map = _write_shards(checkpoint, network, placed, plan, beside, progress)
         _write_descriptions(checkpoint, plan, beside, weight_map)
-        beside.chmod(0o755)
+        _finish_files(beside)
         os.replace(beside, target)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -79,6 +82,24 @@ def check_new_folder(out: Path) -> None:
     parent = out.resolve().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"{out}: cannot be written, {parent} is no folder that can be written to")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """What a killed process left beside its place."""
+    for sibling in target.parent.iterdir():
+        match = re.fullmatch(rf"\.{re.escape(target.name)}\.(\d+)\.tmp", sibling.name)
+        if match and sibling.is_dir() and not is_running(int(match[1])):
+            shutil.rmtree(sibling, ignore_errors=True)
+
+
+def _finish_files(folder: Path) -> None:
+    """On the disk, and with the rights that new files get here; safetensors gives its own fewer."""
+    rights = (folder / "config.json").stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            path.chmod(rights)
 
 
 def _write_shards(

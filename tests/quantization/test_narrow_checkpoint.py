@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,18 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("alpamayo_rt.quantization.saving.save_file", interrupted)
     assert main(["quantize", "--model", FOLDER, "--precision", "fp8", "--out", str(tmp_path / "out")]) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_is_cleaned_up_and_files_can_be_read_by_others(tmp_path: Path) -> None:
+    left, alive = tmp_path / ".out.999999999.tmp", tmp_path / f".out.{os.getppid()}.tmp"
+    for folder in (left, alive):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+    out = narrowed(tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [alive.name, "out"]
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode
+    assert {path.stat().st_mode for path in out.rglob("*") if path.is_file()} == {usual}
 
 
 def test_inspect_tells_the_memory_of_narrow_weights(once: Path, capsys: pytest.CaptureFixture[str]) -> None:

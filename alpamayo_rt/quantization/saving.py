@@ -59,8 +59,8 @@ def save_quantized(
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
-        weight_map = _write_shards(checkpoint, network, placed, plan, beside, progress)
-        _write_descriptions(checkpoint, plan, beside, weight_map)
+        weight_map, size = _write_shards(checkpoint, network, placed, plan, beside, progress)
+        _write_descriptions(checkpoint, plan, beside, weight_map, size)
         _finish_files(beside)
         os.replace(beside, target)
     except OSError as error:
@@ -109,11 +109,12 @@ def _write_shards(
     plan: Plan,
     folder: Path,
     progress: Callable[[str], None] | None,
-) -> dict[str, str]:
-    """All tensors, in files named as theirs; returns tensor → file."""
+) -> tuple[dict[str, str], int]:
+    """All tensors, in files named as theirs; returns tensor → file, and the bytes of all of them."""
     layers = set(plan.layers(network))
     shards = sorted({tensor.shard for tensor in checkpoint.tensors.values()})
     weight_map: dict[str, str] = {}
+    size = 0
     for i, shard in enumerate(shards):
         if progress is not None:
             progress(f"narrowing {shard} ({i + 1} of {len(shards)})")
@@ -135,7 +136,8 @@ def _write_shards(
         except SafetensorError as error:
             raise InputError(f"{shard}: cannot be written ({error})") from None
         weight_map |= dict.fromkeys(made, shard)
-    return weight_map
+        size += sum(tensor.numel() * tensor.element_size() for tensor in made.values())
+    return weight_map, size
 
 
 def _narrowed(
@@ -146,8 +148,9 @@ def _narrowed(
     return {prefix + leaf: value.detach().contiguous() for leaf, value in tensors.items() if value is not None}
 
 
-def _write_descriptions(checkpoint: Checkpoint, plan: Plan, folder: Path, weight_map: dict[str, str]) -> None:
-    size = sum((folder / shard).stat().st_size for shard in set(weight_map.values()))
+def _write_descriptions(
+    checkpoint: Checkpoint, plan: Plan, folder: Path, weight_map: dict[str, str], size: int
+) -> None:
     if set(weight_map.values()) != {"model.safetensors"}:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")

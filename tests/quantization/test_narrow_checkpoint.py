@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_files import copied, edit_json, edit_tensors, shard
+from safetensors.torch import load_file
 from situations import SHIPPED, driving_sample
 
 from alpamayo_rt import EngineError, Model, ModelError, load
@@ -62,6 +63,9 @@ def test_shards_keep_their_names_and_other_parts_can_be_narrowed(tmp_path: Path)
     folder = narrowed(tmp_path / "out", "int4", "--parts", "language,vision,expert", model=str(source))
     names = {p.name for p in source.glob("*.safetensors")}
     assert {p.name for p in folder.glob("*.safetensors")} == names
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    stored = [tensor for name in names for tensor in load_file(folder / name).values()]
+    assert index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in stored)
     model = load(str(folder), device="cpu")
     network = model.engine.network  # type: ignore[attr-defined]
     parts = {n.split(".")[0] for n, m in network.named_modules() if isinstance(m, QuantizedLinear)}
@@ -137,6 +141,15 @@ def test_other_tensors_are_refused(folder: Path, change: Any, message: str) -> N
     edit_tensors(folder, change)
     with pytest.raises(ModelError, match=message):
         load(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(("source", "precision"), [("saved", "auto"), ("floating", "fp8")])
+def test_the_expert_alone_needs_no_narrow_weights(once: Path, source: str, precision: str) -> None:
+    parts = ("expert.", "action_space.")
+    model = load(str(once) if source == "saved" else FOLDER, "eager", precision, "cpu", only=parts)
+    network = model.engine.network  # type: ignore[attr-defined]
+    assert {p.device.type for p in network.expert.parameters()} == {"cpu"}
+    assert {p.device.type for p in network.language.parameters()} == {"meta"}
 
 
 def test_without_its_description_it_is_no_checkpoint(folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from alpamayo_rt.action.flow_matching import draw_noise
 from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import Checkpoint
-from alpamayo_rt.engine.base import Engine
+from alpamayo_rt.engine.base import Engine, OnToken
 from alpamayo_rt.engine.hand_off import HandOff, hand_off
 from alpamayo_rt.engine.sampling import Sampling, StopRule, draw_uniforms
 from alpamayo_rt.errors import EngineError, InputError
@@ -74,6 +74,7 @@ class Model:
         noise: torch.Tensor | np.ndarray | None = None,
         guidance_weight: float | None = None,
         keep_trace: bool = False,
+        on_token: OnToken | None = None,
     ) -> Result:
         """Reason about a sample and propose trajectories, or answer its question.
 
@@ -90,6 +91,8 @@ class Model:
             noise: (K, W, 2) float32, x at t = 0, instead of seeded noise.
             guidance_weight: w of classifier-free guidance on the navigation; None is off.
             keep_trace: keep what a cache dump needs in `Result.trace`.
+            on_token: is told each sequence and token as soon as it is known, so that text can be shown while it
+                is written; what it raises ends the request.
 
         Raises:
             InputError: the sample or a setting is wrong; the sentence names the field.
@@ -106,8 +109,8 @@ class Model:
         features = self.engine.encode_images(images)
         watch.lap("vision")
         if sample.question is not None:
-            return self._answer(prompt, features, settings, watch)
-        return self._drive(sample, images, prompt, features, settings, noise, keep_trace, watch)
+            return self._answer(prompt, features, settings, watch, on_token)
+        return self._drive(sample, images, prompt, features, settings, noise, keep_trace, watch, on_token)
 
     def _check(self, sample: Sample, settings: Settings) -> None:
         check_request(sample, self.config, self.tokenizer)
@@ -119,15 +122,22 @@ class Model:
         first = self.config.traj_token_start
         end = self.config.language.eos_token_id
         if question:
-            return StopRule(None, None, end)
-        return StopRule((first, first + self.config.traj_vocab_size), self.tokenizer.future_start, end)
+            return StopRule((), None, end)
+        return StopRule(((first, first + self.config.traj_vocab_size),), self.tokenizer.future_start, end)
 
-    def _answer(self, prompt: Prompt, features: VisionFeatures, settings: Settings, watch: Stopwatch) -> Result:
+    def _answer(
+        self,
+        prompt: Prompt,
+        features: VisionFeatures,
+        settings: Settings,
+        watch: Stopwatch,
+        on_token: OnToken | None,
+    ) -> Result:
         rule = self.stop_rule(question=True)
         cache, logits = self.engine.prefill(prompt, features, settings.max_generate_length)
         watch.lap("prefill")
         uniforms = draw_uniforms(1, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms)
+        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms, on_token=on_token)
         watch.lap("decode")
         answer = self.text_of(rollout.tokens[0], question=True)
         return Result(
@@ -144,6 +154,7 @@ class Model:
         noise: torch.Tensor | np.ndarray | None,
         keep_trace: bool,
         watch: Stopwatch,
+        on_token: OnToken | None,
     ) -> Result:
         k, waypoints = settings.num_candidates, self.config.action_space.n_waypoints
         rule = self.stop_rule(question=False)
@@ -152,7 +163,7 @@ class Model:
         cache, logits = self.engine.prefill(prompt, features, room)
         watch.lap("prefill")
         uniforms = draw_uniforms(sequences, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms)
+        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms, on_token=on_token)
         watch.lap("decode")
         reads = list(range(k)) if settings.multi_seq else [0] * k
         handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)

@@ -162,9 +162,9 @@ def test_question_needs_no_history_and_gets_an_answer(model_1_5: Model) -> None:
 def test_an_answer_may_say_what_a_rollout_may_not(model_1_5: Model) -> None:
     driving, question = model_1_5.stop_rule(question=False), model_1_5.stop_rule(question=True)
     first = model_1_5.config.traj_token_start
-    assert driving.masked == (first, first + 4000)
+    assert driving.masked == ((first, first + 4000),)
     assert driving.closing == model_1_5.tokenizer.future_start
-    assert (question.masked, question.closing) == (None, None)
+    assert (question.masked, question.closing) == ((), None)
     assert driving.end == question.end == model_1_5.tokenizer.id("<|im_end|>")
 
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
+from alpamayo_rt.cli import signals
 from alpamayo_rt.cli.common import internal_error, say
 from alpamayo_rt.errors import AlpamayoError
 
@@ -59,12 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # As an exception, so that files being written are removed on the way out.
-    raise SystemExit(128 + number)
-
-
 def run() -> NoReturn:
     """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.install()
     sys.exit(main())

@@ -21,6 +21,8 @@ from alpamayo_rt.engine.sampling import Sampling, StopRule, choose
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt
 
+OnToken = Callable[[int, int], None]
+"""(sequence, token)"""
 FINISHED, NO_TRAJECTORY_TOKEN, LIMIT = "finished", "no_trajectory_token", "limit"
 
 
@@ -94,6 +96,8 @@ class Engine(ABC):
         sampling: Sampling,
         rule: StopRule,
         uniforms: torch.Tensor,
+        forced: torch.Tensor | None = None,
+        on_token: OnToken | None = None,
     ) -> Rollout:
         """Let every sequence write until its rule ends it.
 
@@ -105,6 +109,8 @@ class Engine(ABC):
             sampling: temperature, top-p, top-k, limit.
             rule: masked ids and ends.
             uniforms: (sequences, limit) numbers that choose the tokens.
+            forced: (sequences, limit) int64 on the CPU, ids that are taken whatever was chosen; -1: as chosen.
+            on_token: is told each sequence and token as soon as it is known on the host.
         """
         rollout = Rollout([[] for _ in uniforms], [LIMIT] * len(uniforms))
         active = list(range(len(uniforms)))
@@ -112,8 +118,13 @@ class Engine(ABC):
         uniforms = uniforms.to(self.device)
         for step in range(sampling.max_generate_length):
             chosen = choose(rows, uniforms[active, step], sampling, rule.masked).tolist()
+            if forced is not None:
+                wanted = forced[active, step].tolist()
+                chosen = [c if w < 0 else w for c, w in zip(chosen, wanted, strict=True)]
             for sequence, token in zip(active, chosen, strict=True):
                 rollout.tokens[sequence].append(token)
+                if on_token is not None:
+                    on_token(sequence, token)
                 if token == rule.end:
                     rollout.stop_reasons[sequence] = FINISHED if rule.closing is None else NO_TRAJECTORY_TOKEN
             going = [(s, t) for s, t in zip(active, chosen, strict=True) if t != rule.end]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 
 _ROW_SEED_STRIDE = 1_000_003
+Ranges = tuple[tuple[int, int], ...]
+"""[first, last) each."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class StopRule:
     """What a rollout may not say and what ends it.
 
     Attributes:
-        masked: [first, last) ids that are never chosen, or None.
+        masked: ranges [first, last) of ids that are never chosen.
         closing: a token after whose entry into the cache the rollout is finished, or None.
         end: the text's own end, which never enters the cache.
     """
 
-    masked: tuple[int, int] | None
+    masked: Ranges
     closing: int | None
     end: int
 
@@ -54,7 +56,7 @@ def draw_uniforms(sequences: int, length: int, seed: int) -> torch.Tensor:
 
 
 def choose(
-    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, masked: tuple[int, int] | None
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, masked: Ranges = ()
 ) -> torch.Tensor:
     """Choose one token a row.
 
@@ -62,14 +64,15 @@ def choose(
         logits: (R, V) float32.
         uniforms: (R,) in [0, 1).
         sampling: the settings.
-        masked: [first, last) ids that are never chosen.
+        masked: ranges [first, last) of ids that are never chosen.
 
     Returns:
         (R,) int64.
     """
-    if masked is not None:
+    if masked:
         logits = logits.clone()
-        logits[:, masked[0] : masked[1]] = -torch.inf
+        for first, last in masked:
+            logits[:, first:last] = -torch.inf
     if sampling.greedy:
         return logits.argmax(-1)
     ordered, ids = (logits / sampling.temperature).sort(dim=-1, descending=True, stable=True)

@@ -13,7 +13,7 @@ import torch
 
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.appending import claim_tokens
-from alpamayo_rt.engine.base import Engine, Rollout
+from alpamayo_rt.engine.base import Engine, OnToken, Rollout
 from alpamayo_rt.engine.hand_off import HandOff
 from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.engine.sampling import Sampling, StopRule
@@ -131,11 +131,13 @@ class SessionEngine(Engine):
         sampling: Sampling,
         rule: StopRule,
         uniforms: torch.Tensor,
+        forced: torch.Tensor | None = None,
+        on_token: OnToken | None = None,
     ) -> Rollout:
         """See `Engine`. An engine that has a faster way than token by token keeps it."""
         if self.stages.language is None:
-            return self._other("language").reason(cache, logits, sampling, rule, uniforms)
-        return super().reason(cache, logits, sampling, rule, uniforms)
+            return self._other("language").reason(cache, logits, sampling, rule, uniforms, forced, on_token)
+        return super().reason(cache, logits, sampling, rule, uniforms, forced, on_token)
 
     def velocity_field(self, hand_off: HandOff) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """See `Engine`."""

@@ -65,10 +65,13 @@ class _Driving:
         self.report.equal(
             "sequences (prompt)", "fed", self.prompt.ids.expand(self.rows, -1), self.sequences[:, :length]
         )
-        first, last = self.rule.masked or (0, 0)
         said = [t for row in self.tokens for t in row[: reasoning_length(row, self.rule.closing)]]
         self.report.add(
-            "sequences (masked ids)", "fed", "occurring", float(sum(first <= t < last for t in said)), 0.0
+            "sequences (masked ids)",
+            "fed",
+            "occurring",
+            float(sum(a <= t < b for t in said for a, b in self.rule.masked)),
+            0.0,
         )
         if "rope_deltas" in self.case:
             recorded = self.case["rope_deltas"]

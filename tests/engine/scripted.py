@@ -16,8 +16,8 @@ from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt
 
 VOCABULARY, CLOSING, END = 20, 12, 2
-DRIVING = StopRule((14, 20), CLOSING, END)
-QUESTION = StopRule(None, None, END)
+DRIVING = StopRule(((14, 20),), CLOSING, END)
+QUESTION = StopRule((), None, END)
 PROMPT_LENGTH, ROPE_DELTA, WAYPOINTS = 5, -2, 3
 _TEXT = TextConfig(1, 4, 1, 1, 4, 4, 1e-6, 1e4, (1, 1, 0), VOCABULARY, END)
 

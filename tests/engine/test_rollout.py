@@ -151,3 +151,22 @@ def test_hand_off_hides_what_a_forced_sequence_wrote_after_its_closing_token() -
     handed = engine.hand_off(Rollout([[5, CLOSING, 7, CLOSING, 8]], [FINISHED]), [0])
     assert handed.attended.tolist() == [[True] * (PROMPT_LENGTH + 2) + [False] * 2]
     assert handed.offsets.tolist() == [PROMPT_LENGTH + 2]
+
+
+def test_forced_tokens_are_taken_and_every_token_is_told() -> None:
+    engine = ScriptedEngine([[5, 9, CLOSING, 6]])
+    logits = torch.zeros(20)
+    logits[7] = 50.0  # what would be chosen
+    forced = torch.tensor([[5, -1, -1, -1]])
+    told: list[tuple[int, int]] = []
+    rollout = engine.reason(
+        engine.cache,
+        logits,
+        Sampling(0, 1, None, 4),
+        DRIVING,
+        torch.zeros(1, 4, dtype=torch.float64),
+        forced,
+        lambda sequence, token: told.append((sequence, token)),
+    )
+    assert rollout.tokens == [[5, 9, CLOSING]]
+    assert told == [(0, 5), (0, 9), (0, CLOSING)]

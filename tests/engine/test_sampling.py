@@ -43,7 +43,7 @@ def naive_distribution(
 
 def chosen(logits: list[float], uniform: float, sampling: Sampling, masked: tuple[int, int] | None) -> int:
     uniforms = torch.tensor([uniform], dtype=torch.float64)
-    return int(choose(torch.tensor([logits]), uniforms, sampling, masked))
+    return int(choose(torch.tensor([logits]), uniforms, sampling, () if masked is None else (masked,)))
 
 
 def border(logits: list[float], sampling: Sampling) -> bool:
@@ -87,7 +87,7 @@ def test_last_draw_stays_clear_of_the_mask_for_any_sum_of_probabilities() -> Non
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(500, 4462, generator=generator) * 2
     uniforms = torch.full((500,), ALMOST_ONE, dtype=torch.float64)
-    tokens = choose(logits, uniforms, Sampling(1.0, 1.0), (434, 4434))
+    tokens = choose(logits, uniforms, Sampling(1.0, 1.0), ((434, 4434),))
     assert not bool(((tokens >= 434) & (tokens < 4434)).any())
 
 
@@ -110,7 +110,7 @@ def test_greedy_spellings_take_the_best_allowed_token(
 def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
     logits, masked, n = [1.0, 0.2, -0.5, 3.0, 0.9, -2.0, 1.4, 0.0], (3, 4), 20_000
     uniforms = draw_uniforms(1, n, 7)[0]
-    tokens = choose(torch.tensor([logits]).expand(n, -1), uniforms, sampling, masked)
+    tokens = choose(torch.tensor([logits]).expand(n, -1), uniforms, sampling, (masked,))
     counts = torch.bincount(tokens, minlength=8).tolist()
     expected = dict(naive_distribution(logits, sampling, masked))
     for token, count in enumerate(counts):
@@ -121,8 +121,8 @@ def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
 def test_rows_are_chosen_independently_and_logits_are_left_alone() -> None:
     logits = torch.randn(5, 30, generator=torch.Generator().manual_seed(1))
     before, uniforms = logits.clone(), draw_uniforms(5, 1, 0)[:, 0]
-    together = choose(logits, uniforms, Sampling(), (3, 6))
-    alone = [int(choose(logits[[r]], uniforms[[r]], Sampling(), (3, 6))) for r in range(5)]
+    together = choose(logits, uniforms, Sampling(), ((3, 6),))
+    alone = [int(choose(logits[[r]], uniforms[[r]], Sampling(), ((3, 6),))) for r in range(5)]
     assert together.tolist() == alone
     assert torch.equal(logits, before)
 

@@ -39,10 +39,11 @@ def near(ours: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None
 
 
 def near_codes(values: torch.Tensor, scale: torch.Tensor, wanted: E4m3) -> None:
-    # A value between two codes may fall either way; most do not lie there.
+    # A value between two codes may fall either way. Triton's interpreter loses the carry into the exponent when it
+    # rounds to e4m3 (126 becomes 64), which concerns one value in thirty.
     ours, theirs = from_e4m3(E4m3(values.cpu(), scale.cpu())), from_e4m3(wanted)
-    assert float((ours - theirs).norm()) <= (0.08 if INTERPRETED else 0.03) * float(theirs.norm())
-    assert bool(((ours - theirs).abs() <= theirs.abs() / 6 + wanted.scale / 64).all())
+    far = (ours - theirs).abs() > theirs.abs() / 7 + wanted.scale / 256
+    assert float(far.float().mean()) <= (0.06 if INTERPRETED else 0)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -72,10 +72,6 @@ def test_add_rms_norm(dtype: torch.dtype, n: int, hidden: int, narrow: str, devi
     else:
         wanted = to_e4m3(expected, None if fixed is None else fixed.cpu())
         near(scale, wanted.scale, dtype)
-        # A value on the edge between two codes may fall either way: two codes in five hundred bits of noise.
-        assert (
-            (from_e4m3(E4m3(out.cpu(), scale.cpu())) - from_e4m3(wanted)).abs() > 0.07 * wanted.scale * 448
-        ).sum() == 0
         near_codes(out, scale, wanted)
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,8 +20,10 @@ from alpamayo_rt.quantization.linear import has_fp8
 from alpamayo_rt.quantization.parts import NARROW
 from alpamayo_rt.quantization.plan import Plan
 
+if TYPE_CHECKING:
+    from alpamayo_rt.engine.graphs.engine import GraphEngine
+
 ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
-_AVAILABLE = ("auto", "eager", "onnxruntime", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -40,8 +44,8 @@ def load(
 
     Args:
         model: a checkpoint folder or a hub id; None: what `engine_dir` was exported from.
-        engine: eager, onnxruntime or tensorrt; auto: tensorrt or onnxruntime where engine files are named, by
-            what they are, else eager.
+        engine: eager, graphs, onnxruntime or tensorrt; auto: tensorrt or onnxruntime where engine files are
+            named, by what they are, else graphs on a GPU that has what it takes, else eager.
         precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU, or what the checkpoint was narrowed
             to. fp8 and int4 narrow the language model while it is loaded (`docs/quantization.md`); what is left
             runs as auto would run it.
@@ -94,18 +98,53 @@ def load(
         torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
         torch.stack([statistics.accel_std, statistics.curvature_std]).cpu(),
     )
-    eager = EagerEngine(network, checkpoint.config, where, dtype, name)
-    return Model(checkpoint, eager, tokenizer, unicycle)
+    kind = choose_engine(engine, where, dtype, progress)
+    return Model(checkpoint, kind(network, checkpoint.config, where, dtype, name), tokenizer, unicycle)
+
+
+def choose_engine(
+    engine: str, device: torch.device, dtype: torch.dtype, progress: Callable[[str], None] | None = None
+) -> type[EagerEngine] | type[GraphEngine]:
+    """The engine that runs modules on a device.
+
+    Args:
+        engine: eager, graphs or auto.
+        device: graphs need an NVIDIA GPU with compute capability 8.0 or later, and Triton.
+        dtype: of the weights that are not narrowed.
+        progress: is told in one line why auto is eager on a GPU.
+
+    Raises:
+        EngineError: graphs were asked for and cannot run there.
+    """
+    lacking = graphs_lack(device)
+    if engine == "graphs" and lacking:
+        raise EngineError(f"engine: graphs, but {lacking}; expected the engine eager there")
+    if engine == "eager" or lacking or (engine == "auto" and dtype == torch.float32):
+        if engine == "auto" and lacking and device.type == "cuda" and progress is not None:
+            progress(f"engine: eager, because {lacking}")
+        return EagerEngine
+    from alpamayo_rt.engine.graphs.engine import GraphEngine
+
+    return GraphEngine
+
+
+def graphs_lack(device: torch.device) -> str | None:
+    """What a device lacks for the engine `graphs`, in words, or None."""
+    if device.type != "cuda":
+        return f"{device} has no CUDA graphs"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        name = torch.cuda.get_device_name(device)
+        return f"{name} has compute capability {major}.{minor} (8.0 or later is needed)"
+    if find_spec("triton") is None:
+        return "the package triton is missing"
+    return None
 
 
 def check_engine(engine: str) -> None:
-    """Refuse an engine that does not exist or is not in this version."""
+    """Refuse an engine that does not exist."""
     if engine not in ENGINES:
         raise EngineError(f"engine: {engine!r}, expected one of {', '.join(ENGINES)}")
-    if engine not in _AVAILABLE:
-        raise EngineError(
-            f"engine: {engine} is not part of this version, expected {' or '.join(_AVAILABLE[1:])}"
-        )
 
 
 def check_precision(precision: str) -> None:

@@ -101,9 +101,7 @@ def _decode(
         if arrived == SPLITS + sequences - 1:
             tl.debug_barrier()
             row = (member // GROUP) * heads + head
-            combine_rows(
-                parts, log_sums, out, row, member < sequences * GROUP, rows, SPLITS + 1, DIM, BLOCK_D
-            )
+            combine_rows(parts, log_sums, out, row, member < sequences * GROUP, rows, SPLITS + 1, DIM, BLOCK_D)
             tl.store(arrivals + kv_head, 0)
 
 

@@ -64,6 +64,7 @@ def on_the_device(
     chosen = torch.zeros(rows, dtype=torch.int64, device=DEVICE)
     flags: list[int] = []
     proposals = [first] * rows
+    went = [0] * rows
     stop_after: int | None = None
     while stop_after is None or len(flags) < stop_after:
         picked = torch.empty(rows, dtype=torch.int64)
@@ -76,8 +77,7 @@ def on_the_device(
         step = len(flags)
         flags.append(int(state.flags[min(step, CAPACITY)]))
         if step:
-            went_on = [d - b for d, b in zip(state.tail_length.tolist(), before, strict=True)]
-            assert went_on == went
+            assert [d - b for d, b in zip(state.tail_length.tolist(), before, strict=True)] == went
         tails, went = state.tail_length.tolist(), [int(d == ops.GOING) for d in state.done.tolist()]
         assert state.slot.tolist() == [TAIL_START + r * TAIL_ROOM + t for r, t in enumerate(tails)]
         assert state.position.tolist() == [PROMPT_LENGTH + ROPE_DELTA + t for t in tails]
@@ -98,9 +98,7 @@ def on_the_device(
 
 token = st.sampled_from([3, 4, 5, END, CLOSING, 6, 7])
 script = st.lists(token, min_size=CAPACITY + 2, max_size=CAPACITY + 2)
-override = st.lists(
-    st.sampled_from([-1, -1, -1, -1, 8, CLOSING, END]), min_size=CAPACITY, max_size=CAPACITY
-)
+override = st.lists(st.sampled_from([-1, -1, -1, -1, 8, CLOSING, END]), min_size=CAPACITY, max_size=CAPACITY)
 
 
 @given(

@@ -166,9 +166,7 @@ def test_expert_attention(
                 expected = naive(q[c, w, h], keys, values, dim**-0.5)
                 assert torch.allclose(exact[c, w, h], expected, atol=1e-12)
     out = torch.full((candidates, waypoints, heads, dim), torch.nan, dtype=dtype, device=device)
-    ops.expert_attention(
-        q, cache.keys, cache.values, *arguments, own_keys, own_values, dim**-0.5, out, scratch
-    )
+    ops.expert_attention(q, cache.keys, cache.values, *arguments, own_keys, own_values, dim**-0.5, out, scratch)
     assert error(out, exact) < BOUND[dtype]
 
 

@@ -68,8 +68,8 @@ class RolloutState:
         step: () int64, calls so far, which is the tokens that a row that goes on has sampled.
         done: (R,) int32, GOING … AT_LIMIT.
         token: (R,) int64, what the next pass runs / the last token said.
-        tail_length: (R,) int32, tokens of the tail that are in the cache, `token` not among them. At the end, this
-            is what the expert may attend to.
+        tail_length: (R,) int32, tokens of the tail that are in the cache, `token` not among them. At the end,
+            this is what the expert may attend to.
         attended: (R,) int32, what the next pass attends to: tail_length + 1 / tail_length.
         slot: (R,) int64, where the next pass writes: tail_start + r · tail_room + tail_length / the same, where
             nobody looks. A tail therefore needs room for one token more than the limit.
@@ -77,8 +77,8 @@ class RolloutState:
         count: (R,) int32, tokens said.
         history: (R, C) int64, what was said, `count` tokens; the rest is left over from earlier rollouts.
         uniform: (R,) float64, for the next choice: uniforms[:, step], or 0 past the table's end.
-        flags: (C + 1,) int32 in pinned host memory where there is a GPU; flags[s] is written by the call of step
-            s, later calls than C overwrite the last one. The host zeroes what it wants to see written.
+        flags: (C + 1,) int32 in pinned host memory where there is a GPU; flags[s] is written by the call of
+            step s, later calls than C overwrite the last one. The host zeroes what it wants to see written.
     """
 
     step: torch.Tensor
@@ -111,9 +111,7 @@ class RolloutState:
             count=buffer(torch.int32),
             history=torch.zeros(rows, capacity, dtype=torch.int64, device=device),
             uniform=buffer(torch.float64),
-            flags=torch.zeros(
-                capacity + 1, dtype=torch.int32, pin_memory=torch.device(device).type == "cuda"
-            ),
+            flags=torch.zeros(capacity + 1, dtype=torch.int32, pin_memory=torch.device(device).type == "cuda"),
         )
 
 
@@ -122,8 +120,9 @@ def advance(
 ) -> None:
     """Take what was chosen into the state, after the prefill or after a decode pass.
 
-    A row whose `token` was the closing one is CLOSED and says no more. Every other row that goes on says what was
-    forced or chosen; with the end token it has SAID_END, with its last token it is AT_LIMIT, and neither is run.
+    A row whose `token` was the closing one is CLOSED and says no more. Every other row that goes on says what
+    was forced or chosen; with the end token it has SAID_END, with its last token it is AT_LIMIT, and neither is
+    run.
 
     Args:
         chosen: (R,) int64 from the logits of the prompt's last position (step 0) or of the pass over `token`.

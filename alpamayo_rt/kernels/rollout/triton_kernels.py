@@ -40,7 +40,7 @@ def _advance(
 ):
     row = tl.arange(0, BLOCK)
     here = row < rows
-    step = tl.load(steps)
+    step = tl.load(steps) + tl.zeros([BLOCK], tl.int64)
     closing, end, limit = tl.load(rule), tl.load(rule + 1), tl.load(rule + 2)
     first = step == 0
     done = tl.where(first, _GOING, tl.load(done_rows + row, mask=here, other=0))
@@ -70,9 +70,10 @@ def _advance(
     remaining = tl.sum(going.to(tl.int32), 0)
     unclosed = tl.sum((going & (token != closing)).to(tl.int32), 0)
     code = tl.where(unclosed > 0, _GO_ON, tl.where(remaining > 0, _ONE_MORE, _ENDED))
-    tl.store(flags + tl.minimum(step, capacity), code)
     tl.debug_barrier()  # everyone has read the step
-    tl.store(steps, step + 1)
+    call = tl.max(step, 0)
+    tl.store(flags + tl.minimum(call, capacity), code)
+    tl.store(steps, call + 1)
 
 
 def advance(

@@ -2,10 +2,11 @@
 """From logits to tokens on the device: mask → temperature → top-k → top-p → draw.
 
 The choice is that of a sort by descending logit, ties by lower index first, whose cumulated probabilities are
-looked up at given uniform numbers. Masses are integers: a token's is exp(x − max) · 2⁴⁴ in float32, rounded down,
-so that sums are exact whatever their order. Against sums of real numbers the bounds of a token move by at most
-2⁻⁴⁴ a token (1e-8 of the whole for 155,697) besides the error of the float32 exponential, about 2e-6 of a mass;
-a token under 2⁻⁴⁴ of the likeliest one's probability is never drawn. At most 2¹⁸ tokens, or sums would overflow.
+looked up at given uniform numbers. Masses are integers: a token's is exp(x − max) · 2⁴⁴ in float32, rounded
+down, so that sums are exact whatever their order. Against sums of real numbers the bounds of a token move by at
+most 2⁻⁴⁴ a token (1e-8 of the whole for 155,697) besides the error of the float32 exponential, about 2e-6 of a
+mass; a token under 2⁻⁴⁴ of the likeliest one's probability is never drawn. At most 2¹⁸ tokens, or sums would
+overflow.
 
 All that changes between requests is read from the device, so that one captured graph serves all of them. On a
 GPU (and everywhere under TRITON_INTERPRET=1) it is Triton kernels; elsewhere, and without Triton, torch.
@@ -99,7 +100,7 @@ class SamplingScratch:
 def sampling_settings(
     temperature: float, top_p: float, top_k: int | None, device: torch.device | str
 ) -> torch.Tensor:
-    """The settings as `choose_tokens` reads them: (4,) float64 temperature, top-p, top-k or 0, greedy or not."""
+    """(4,) float64, as `choose_tokens` reads it: temperature, top-p, top-k or 0, greedy or not."""
     greedy = temperature == 0 or top_p == 0 or top_k == 1
     return torch.tensor([temperature, top_p, top_k or 0, greedy], dtype=torch.float64, device=device)
 
@@ -118,7 +119,7 @@ def choose_tokens(
         logits: (R, V) float32, a view whose last dimension is contiguous; left alone.
         uniforms: (R,) float64 in [0, 1).
         settings: (4,) float64, see `sampling_settings`.
-        masked: (n, 2) int64 ranges [first, last) of ids that are never chosen; empty ones, like (0, 0), are fine.
+        masked: (n, 2) int64 ranges [first, last) of ids that are never chosen; (0, 0) is none.
         out: (R,) int64. Where all logits are −∞ it is token 0.
         scratch: of R rows and V logits.
     """

@@ -3,8 +3,8 @@
 
 1. `_extremes`: the row's largest and smallest logit, and zeros for what the others count in.
 2. `_histogram`: masses by distance from the largest logit, in bins that share the row's whole span. The row's
-   last program to arrive sums them up and sees in which bins the ends of top-k and top-p and the drawn token lie.
-   While an end is known to its bin only, what follows from it is a range of bins.
+   last program to arrive sums them up and sees in which bins the ends of top-k and top-p and the drawn token
+   lie. While an end is known to its bin only, what follows from it is a range of bins.
 3. `_select`: collects the tokens of these bins. The row's last program searches among them.
 
 A token is known by its order: the bits of its scaled logit, made monotone, then its index, reversed; so that

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernel of `operations.decode_attention`.
 
-The prefix is divided among programs; each reads its tokens once for all query rows of a key-value head. The tail
-of each sequence is a further program of that head. The parts are combined by the head's last program to arrive,
-or by a second kernel.
+The prefix is divided among programs; each reads its tokens once for all query rows of a key-value head. The
+tail of each sequence is a further program of that head. The parts are combined by the head's last program to
+arrive, or by a second kernel.
 """
 
 from __future__ import annotations

@@ -9,10 +9,13 @@ import torch
 
 from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import Checkpoint, load_network, open_checkpoint
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine_files import EngineFiles
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.inference import Model
+from alpamayo_rt.model.network import Network
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.quantization.linear import has_fp8
 from alpamayo_rt.quantization.parts import NARROW
@@ -94,8 +97,30 @@ def load(
         torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
         torch.stack([statistics.accel_std, statistics.curvature_std]).cpu(),
     )
-    eager = EagerEngine(network, checkpoint.config, where, dtype, name)
-    return Model(checkpoint, eager, tokenizer, unicycle)
+    runs = make_engine(engine, network, checkpoint.config, where, dtype, name)
+    return Model(checkpoint, runs, tokenizer, unicycle)
+
+
+def make_engine(
+    engine: str, network: Network, config: ModelConfig, device: torch.device, dtype: torch.dtype, precision: str
+) -> Engine:
+    """Put a network on an engine that runs modules.
+
+    Args:
+        engine: eager, or auto for the best one on this device.
+        network: loaded, on `device`.
+        config: of the network.
+        device: where it runs.
+        dtype: of all that is not narrowed.
+        precision: what it is called.
+
+    Raises:
+        EngineError: the engine does not run modules.
+    """
+    check_engine(engine)
+    if engine not in ("auto", "eager"):
+        raise EngineError(f"engine: {engine} runs files, expected auto or eager")
+    return EagerEngine(network, config, device, dtype, precision)
 
 
 def check_engine(engine: str) -> None:

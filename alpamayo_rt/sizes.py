@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of released checkpoints, so that one can be imitated with random weights where the real ones are not."""
+"""Sizes of released checkpoints, to imitate one with random weights where the real ones are not."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ SIZES_10B = ReleasedSizes(_LANGUAGE_8B, _EXPERT_8B, 155_697, (0, 1, 2, 6), 239)
 SIZES_10B_UNLABELLED = ReleasedSizes(_LANGUAGE_8B, _EXPERT_8B, 155_697, (0, 1, 2, 6), 155)
 """The same without labels before the images, about 3,035 prompt tokens."""
 SIZES_36B = ReleasedSizes(
-    DecoderSizes(64, 5120, 64, 25600), DecoderSizes(64, 1536, 16, 6144), 155_776, (0, 1, 2, 3, 5, 6), 260, 45, True
+    DecoderSizes(64, 5120, 64, 25600),
+    DecoderSizes(64, 1536, 16, 6144),
+    155_776,
+    (0, 1, 2, 3, 5, 6),
+    260,
+    45,
+    True,
 )
 """About 4,580 prompt tokens with 24 images of 180."""

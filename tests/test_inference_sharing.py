@@ -31,9 +31,7 @@ class CountingEngine(Engine):
         self.prompts: list[int] = []
         self.caches: list[KvCache] = []
 
-    def encode_images(
-        self, images: Images, frame_ids: Sequence[Hashable] | None = None
-    ) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         self.calls["vision"] += 1
         self.images += len(images.grid)
         return self.inner.encode_images(images, frame_ids)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -43,14 +44,14 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     size = 2**30 if cuda else 2**26
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy = 2 * size / _seconds(lambda: target.copy_(source), device)
+    copy = 2 * size / _seconds(partial(target.copy_, source), device)
     del source, target
     shapes = [(3120, 4096, 12288), (3120, 12288, 4096), (8192, 8192, 8192)] if cuda else [(512, 512, 512)]
     product, narrow = 0.0, None
     for m, k, n in shapes:
         x = torch.randn(m, k, device=device, dtype=dtype)
         weight = torch.randn(n, k, device=device, dtype=dtype)
-        product = max(product, 2 * m * k * n / _seconds(lambda x=x, w=weight: x @ w.t(), device))
+        product = max(product, 2 * m * k * n / _seconds(partial(torch.matmul, x, weight.t()), device))
         if has_fp8(device):
             rate = 2 * m * k * n / _seconds(_scaled_product(x, weight), device)
             narrow = max(rate, narrow or 0.0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is what was timed right? The engine and the eager engine, both against a float32 pass over the same weights.
 
-The float32 pass is the eager engine over a network that is there layer by layer (`streamed_network`), so that it
-fits beside whatever fills the memory; and so is the eager engine's own pass in the engine's precision. No second
-model is written down here.
+The float32 pass is the eager engine over a network that is there layer by layer (`streamed_network`), so that
+it fits beside whatever fills the memory; and so is the eager engine's own pass in the engine's precision. No
+second model is written down here.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ _CHECKS = ("vision", "prefill_logits", "cache", "velocity", "action")
 def markdown(record: Record) -> str:
     """A record as Markdown: where it comes from, one table a family, then the checks."""
     families = list(dict.fromkeys(result["family"] for result in record["results"]))
-    parts = [f"{record['device']}, {record['date']}, torch {record['versions']['torch']}; medians in milliseconds:"]
+    torch = record["versions"]["torch"]
+    parts = [f"{record['device']}, {record['date']}, torch {torch}; medians in milliseconds:"]
     for family in families:
         results = [result for result in record["results"] if result["family"] == family]
         parts.append(_table(_HEADER, [_times(result) for result in results]))
@@ -44,7 +45,7 @@ def _times(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _one_a_check(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results that have a check, one for each engine and precision: the same check stands in all of them."""
+    """Results with a check, one for each engine and precision: the same check stands in all of them."""
     found = {
         (result["family"], result["engine"], result["precision"]): result
         for result in reversed(results)
@@ -55,7 +56,8 @@ def _one_a_check(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _checks(result: dict[str, Any]) -> list[tuple[str, ...]]:
     check, rows = result["check"], []
-    lines = [("distance from float32", check), *((n.replace("_", " "), check[n]) for n in check if "eager" in n)]
+    eager = [(name.replace("_", " "), check[name]) for name in check if name.startswith("eager")]
+    lines = [("distance from float32", check), *eager]
     for name, values in lines:
         cells = [f"{values[q]:.2e}" if values.get(q) is not None else "" for q in _CHECKS]
         rows.append((result["family"], result["engine"], result["precision"], name, *cells))

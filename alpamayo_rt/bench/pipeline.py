@@ -85,9 +85,7 @@ class Pipeline:
         room = workload.sequences * SAMPLING.max_generate_length + workload.candidates * waypoints
         cache, logits = engine.prefill(prompt, features, room)
         mark("prefill")
-        rollout = engine.reason(
-            cache, logits, SAMPLING, request.rule, request.uniforms, forced=request.forced
-        )
+        rollout = engine.reason(cache, logits, SAMPLING, request.rule, request.uniforms, forced=request.forced)
         mark("decode")
         reads = list(range(workload.candidates)) if workload.multi_seq else [0] * workload.candidates
         return hand_off(cache, rollout.tokens, reads, request.rule.closing, waypoints), logits, rollout

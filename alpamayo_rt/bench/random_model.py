@@ -37,7 +37,10 @@ def streamed_network(
     """The same network with nothing but small tensors in memory: a layer is there while it runs."""
     network, filler = _empty(config, weights, device, dtype, precision)
     vision, language, expert = network.vision, network.language, network.expert
-    large: list[tuple[str, nn.Module]] = [("language.embed_tokens", language.embed_tokens), ("language.lm_head", language.lm_head)]
+    large: list[tuple[str, nn.Module]] = [
+        ("language.embed_tokens", language.embed_tokens),
+        ("language.lm_head", language.lm_head),
+    ]
     large += [(f"vision.blocks.{i}", block) for i, block in enumerate(vision.blocks)]
     large += [("vision.merger", vision.merger)]
     large += [
@@ -45,7 +48,7 @@ def streamed_network(
     ]
     for path, decoder in (("language", language), ("expert.decoder", expert.decoder)):
         large += [(f"{path}.layers.{i}", layer) for i, layer in enumerate(decoder.layers)]
-    for path, module in large:
+    for path, _ in large:
         network.set_submodule(path, nn.Identity())
     Filler(weights, dtype).fill(network, "")
     for path, module in large:

@@ -87,27 +87,23 @@ def run_job(job: Job, say: Say, keep: Callable[[dict[str, Any]], None]) -> Ceili
 def _time_subject(
     job: Job, subject: Subject, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, Any]], None]
 ) -> None:
-    if job.compare:
+    compared: list[dict[str, Any]] = []
+    if job.compare and job.engine != "eager":
         eager = subject.engine("eager", job.device)
         names = [name for name in job.workloads or WORKLOADS if not WORKLOADS[name].cached]
         few = min(job.repetitions, _COMPARED_RUNS)
-        for result in _time_engine(job, subject, eager, names, few, 0, ceilings, say):
-            keep(result)
+        compared = list(_time_engine(job, subject, eager, names, few, 0, ceilings, say))
         del eager
         _release(job.device)
     engine = subject.engine(job.engine, job.device)
-    if job.compare and engine.name == "eager":
-        return
-    results = list(
-        _time_engine(job, subject, engine, job.workloads, job.repetitions, job.soak, ceilings, say)
-    )
+    results = list(_time_engine(job, subject, engine, job.workloads, job.repetitions, job.soak, ceilings, say))
     if job.check and subject.weights is not None:
         first = choose_workloads(job.workloads, engine.reuses_frames, job.candidates, job.tokens, job.steps)[0]
         request = subject.request(first)
         found = check(engine, subject.weights, request, lambda line: say(f"check: {line}"))
         for result in results:
             result["check"] = found
-    for result in results:
+    for result in [*results, *(compared if engine.name != "eager" else [])]:
         keep(result)
 
 
@@ -128,7 +124,7 @@ def _time_engine(
         request = subject.request(workload)
         pipeline = Pipeline(engine, subject.unicycle, request)
         figures = measure(pipeline, repetitions, job.warm_up, told)
-        result = {
+        result: dict[str, Any] = {
             "workload": workload.name,
             "family": subject.config.family.model_type,
             "engine": engine.name,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a network's weights come from, tensor by tensor, and how they get into modules.
 
-A tensor can be read again whenever it is needed: a random one is drawn once more from its own seed. So a network
-can be run layer by layer in another type beside one that fills the memory.
+A tensor can be read again whenever it is needed: a random one is drawn once more from its own seed. So a
+network can be run layer by layer in another type beside one that fills the memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class RandomWeights:
-    """Scaled normal numbers that keep activations near one through any depth; the same for a seed and device."""
+    """Scaled normal numbers that keep activations near one at any depth; the same for a seed and device."""
 
     config: ModelConfig
     device: torch.device
@@ -93,7 +93,7 @@ class Filler:
     narrowed: frozenset[str] = frozenset()
 
     def fill(self, module: nn.Module, path: str) -> nn.Module:
-        """Fill a module called `path` in `Network`, in place; what is given back may be another in its place."""
+        """Fill a module called `path` in `Network`, in place, or give back another to put in its place."""
         narrow = self.plan is not None and path in self.narrowed
         for leaf, slot in list(module.named_parameters(recurse=False)):
             if not (narrow and leaf == "weight"):

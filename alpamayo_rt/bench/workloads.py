@@ -132,11 +132,13 @@ class Request:
     noise: torch.Tensor
 
     def frame_ids(self, window: int) -> list[Hashable] | None:
-        """Keys of the images of the n-th window, of which all but the newest of each camera were in the last."""
+        """Keys of the n-th window's images, of which all but the newest of each camera were in the last."""
         if not self.workload.cached:
             return None
         cameras = self.sample.camera_indices
-        return [(camera, window + frame) for camera in cameras for frame in range(self.sample.frames_per_camera)]
+        return [
+            (camera, window + frame) for camera in cameras for frame in range(self.sample.frames_per_camera)
+        ]
 
     def said(self) -> list[list[int]]:
         """What each sequence writes, up to and including the closing token."""
@@ -169,7 +171,12 @@ def released_request(config: ModelConfig, workload: Workload, device: torch.devi
         config.language.eos_token_id,
     )
     return _request(
-        workload, sample, lambda images: _layout(sample, images, config, sizes.text_tokens), config, device, rule
+        workload,
+        sample,
+        lambda images: _layout(sample, images, config, sizes.text_tokens),
+        config,
+        device,
+        rule,
     )
 
 

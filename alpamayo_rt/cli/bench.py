@@ -23,14 +23,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--model", metavar="M", help="a checkpoint folder, a hub id, or nano, with its own input")
     what.add_argument(
         "--family", metavar="F",
-        help="a family's model_type: its released sizes with random weights (default: the first, without --model)",
+        help="a family's model_type: its released sizes with random weights (default: Alpamayo 1.5)",
     )  # fmt: skip
     what.add_argument("--engine", default="auto", metavar="E", help="auto, eager or graphs (default: auto)")
     what.add_argument(
         "--precision", metavar="P,…", help="bf16, fp8, int4, fp32, fp16 (default: bf16,fp8; fp32 on the CPU)"
     )
     what.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
-    what.add_argument("--workload", metavar="W,…", help="W6, W6m, W1, W6-18, W6-cached, W1-cached (default: all)")
+    what.add_argument(
+        "--workload", metavar="W,…", help="W6, W6m, W1, W6-18, W6-cached, W1-cached (default: all)"
+    )
     for name in ("candidates", "steps", "tokens"):
         what.add_argument(f"--{name}", type=int, metavar="N", help="instead of the workloads' own")
     how = command.add_argument_group("how")
@@ -40,9 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     how.add_argument(
         "--soak", type=int, default=0, metavar="N", help="also N requests in a row of the first workload"
     )
-    how.add_argument(
-        "--compare", action="store_true", help="also time the eager engine, over the same weights"
-    )
+    how.add_argument("--compare", action="store_true", help="also time the eager engine, over the same weights")
     how.add_argument(
         "--reference", type=Path, metavar="CHECKOUT", help="also time the public reference in this checkout"
     )
@@ -56,7 +56,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     out.add_argument(
         "--max-regression", default="3%", metavar="P%", help="how much slower is allowed (default: 3%%)"
     )
-    out.add_argument("--record", type=Path, metavar="RECORD", help="take this record instead of timing anything")
+    out.add_argument(
+        "--record", type=Path, metavar="RECORD", help="take this record instead of timing anything"
+    )
     out.add_argument("--table", action="store_true", help="print Markdown")
     out.add_argument("--json", action="store_true", help="print the record")
     command.set_defaults(run=run)
@@ -130,22 +132,25 @@ def _measure(args: argparse.Namespace, earlier: dict[str, Any] | None) -> dict[s
     return record
 
 
+_LOWEST = {
+    "repetitions": 1, "warm_up": 1, "soak": 0, "candidates": 1, "steps": 1, "tokens": 2, "seed": 0,
+}  # fmt: skip
+
+
 def _job(args: argparse.Namespace) -> Any:
     from alpamayo_rt.bench.run import Job
     from alpamayo_rt.bench.subject import default_precisions
     from alpamayo_rt.families import FAMILIES
     from alpamayo_rt.loading import check_engine, check_precision, find_device
 
-    for name, low in (
-        ("repetitions", 1), ("warm_up", 1), ("soak", 0), ("candidates", 1), ("steps", 1), ("tokens", 2), ("seed", 0),
-    ):  # fmt: skip
+    for name, low in _LOWEST.items():
         value = getattr(args, name)
         if value is not None and value < low:
             raise InputError(f"--{name.replace('_', '-')}: {value}, expected a whole number from {low} on")
     if args.model is not None and args.family is not None:
         raise InputError("--family: given with --model, whose family it is; expected one of them")
     if args.reference is not None and not args.reference.is_dir():
-        raise InputError(f"--reference: {args.reference} is no folder, expected a checkout of the public reference")
+        raise InputError(f"--reference: {args.reference} is no folder, expected a checkout of it")
     device = find_device(args.device)
     check_engine(args.engine)
     precisions = _names(args.precision, "--precision") or tuple(default_precisions(device))
@@ -168,6 +173,9 @@ def _names(text: str | None, option: str) -> tuple[str, ...] | None:
     return names
 
 
+_TIMES = ("p90_ms", "p99_ms", "end_to_end_ms")
+
+
 def _text(record: dict[str, Any]) -> str:
     lines = [f"{record['device']}, {record['date']}; milliseconds, medians"]
     rows = []
@@ -181,7 +189,7 @@ def _text(record: dict[str, Any]) -> str:
         rows.append(
             (
                 result["workload"], result["engine"], result["precision"], f"{result['total_ms']:.2f}",
-                *(f"{result[name]:.2f}" if name in result else "" for name in ("p90_ms", "p99_ms", "end_to_end_ms")),
+                *(f"{result[name]:.2f}" if name in result else "" for name in _TIMES),
                 *cells, f"{result['peak_gib']:.2f}", str(result["n"]),
             )
         )  # fmt: skip

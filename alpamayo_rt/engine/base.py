@@ -54,9 +54,7 @@ class Engine(ABC):
         self.config, self.device, self.dtype = config, device, dtype
 
     @abstractmethod
-    def encode_images(
-        self, images: Images, frame_ids: Sequence[Hashable] | None = None
-    ) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """Patches → image tokens and DeepStack features.
 
         Args:

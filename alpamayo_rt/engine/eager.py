@@ -33,9 +33,7 @@ class EagerEngine(Engine):
         self.precision = precision
 
     @torch.inference_mode()
-    def encode_images(
-        self, images: Images, frame_ids: Sequence[Hashable] | None = None
-    ) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`. Images of one size run together; sizes may differ within a request."""
         pixels = images.pixel_values.to(self.device, self.dtype)
         return encode_by_size(images, pixels, self.network.vision)

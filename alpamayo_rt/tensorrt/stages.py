@@ -48,9 +48,7 @@ class TensorRTEngine(SessionEngine):
         return super().prefill(prompt, features, room)
 
     @torch.inference_mode()
-    def encode_images(
-        self, images: Images, frame_ids: Sequence[Hashable] | None = None
-    ) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`."""
         if self.stages.vision is not None:
             session = self.stages.vision.session

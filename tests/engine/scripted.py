@@ -69,9 +69,7 @@ class ScriptedEngine(Engine):
         """The hand-off after `roll_out`."""
         return hand_off(self.cache, rollout.tokens, reads, CLOSING, WAYPOINTS)
 
-    def encode_images(
-        self, images: Images, frame_ids: Sequence[Hashable] | None = None
-    ) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         raise NotImplementedError
 
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:

@@ -5,23 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import torch
 
 from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import Checkpoint, load_network, open_checkpoint
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine_files import EngineFiles
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.inference import Model
+from alpamayo_rt.model.network import Network
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.quantization.linear import has_fp8
 from alpamayo_rt.quantization.parts import NARROW
 from alpamayo_rt.quantization.plan import Plan
-
-if TYPE_CHECKING:
-    from alpamayo_rt.engine.graphs.engine import GraphEngine
 
 ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -98,34 +97,47 @@ def load(
         torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
         torch.stack([statistics.accel_std, statistics.curvature_std]).cpu(),
     )
-    kind = choose_engine(engine, where, dtype, progress)
-    return Model(checkpoint, kind(network, checkpoint.config, where, dtype, name), tokenizer, unicycle)
+    runs = make_engine(engine, network, checkpoint.config, where, dtype, name, progress)
+    return Model(checkpoint, runs, tokenizer, unicycle)
 
 
-def choose_engine(
-    engine: str, device: torch.device, dtype: torch.dtype, progress: Callable[[str], None] | None = None
-) -> type[EagerEngine] | type[GraphEngine]:
-    """The engine that runs modules on a device.
+def make_engine(
+    engine: str,
+    network: Network,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str,
+    progress: Callable[[str], None] | None = None,
+) -> Engine:
+    """Put a network on an engine that runs modules.
 
     Args:
-        engine: eager, graphs or auto.
-        device: graphs need an NVIDIA GPU with compute capability 8.0 or later, and Triton.
-        dtype: of the weights that are not narrowed.
+        engine: eager; graphs, which needs an NVIDIA GPU of compute capability 8.0 or later, and Triton; or auto:
+            graphs where they run, but in float32 eager.
+        network: loaded, on `device`.
+        config: of the network.
+        device: where it runs.
+        dtype: of all that is not narrowed.
+        precision: what it is called.
         progress: is told in one line why auto is eager on a GPU.
 
     Raises:
-        EngineError: graphs were asked for and cannot run there.
+        EngineError: the engine does not run modules, or not there.
     """
+    check_engine(engine)
+    if engine not in ("auto", "eager", "graphs"):
+        raise EngineError(f"engine: {engine} runs files, expected auto, eager or graphs")
     lacking = graphs_lack(device)
     if engine == "graphs" and lacking:
-        raise EngineError(f"engine: graphs, but {lacking}; expected the engine eager there")
-    if engine == "eager" or lacking or (engine == "auto" and dtype == torch.float32):
-        if engine == "auto" and lacking and device.type == "cuda" and progress is not None:
-            progress(f"engine: eager, because {lacking}")
-        return EagerEngine
-    from alpamayo_rt.engine.graphs.engine import GraphEngine
+        raise EngineError(f"engine: graphs, but {lacking}; expected eager there")
+    if engine == "graphs" or (engine == "auto" and not lacking and dtype != torch.float32):
+        from alpamayo_rt.engine.graphs.engine import GraphEngine
 
-    return GraphEngine
+        return GraphEngine(network, config, device, dtype, precision)
+    if engine == "auto" and lacking and device.type == "cuda" and progress is not None:
+        progress(f"engine: eager, because {lacking}")
+    return EagerEngine(network, config, device, dtype, precision)
 
 
 def graphs_lack(device: torch.device) -> str | None:

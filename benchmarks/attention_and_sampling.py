@@ -187,12 +187,19 @@ def expert_cases(heads: int, candidates: int, prefix: int, every: bool) -> list[
 
     tried = [expert_configuration(candidates, WAYPOINTS, heads, KV_HEADS)]
     if every:
-        some = (2, 3, 5) if candidates > 1 else (8, 12, 16)
-        tried += [ExpertConfiguration(s, 128, 64, 8, 2) for s in some]
-        tried += [ExpertConfiguration(s, 128, 128, 8, 2) for s in some[1:]]
-        tried += [ExpertConfiguration(s, 128, 64, 8, 3, half_parts=True) for s in some[1:]]
-        tried += [ExpertConfiguration(s, 64, 64, 4, 3) for s in some[:2]]
-        tried += [ExpertConfiguration(some[1], 64, 128, 4, 2), ExpertConfiguration(some[2], 128, 32, 8, 3)]
+        few, usual, many = (3, 5, 11) if candidates > 1 else (8, 17, 26)
+        tried += [
+            ExpertConfiguration(usual, 128, 64, 8, 2, 128, half_parts=True),
+            ExpertConfiguration(usual, 128, 64, 8, 2, None),
+            ExpertConfiguration(usual, 128, 128, 8, 2, None),
+            ExpertConfiguration(usual, 128, 32, 8, 3, 128),
+            ExpertConfiguration(few, 128, 64, 8, 3, None),
+            ExpertConfiguration(few, 128, 128, 8, 2, None),
+            ExpertConfiguration(many, 128, 64, 8, 2, 128, half_parts=True),
+            ExpertConfiguration(many, 128, 64, 8, 3, None, half_parts=True),
+            ExpertConfiguration(few, 64, 64, 4, 2, None),
+            ExpertConfiguration(few, 64, 64, 4, 2, 168),
+        ]
     cases = [case(c) for c in dict.fromkeys(tried)]
     queries = candidates * WAYPOINTS * heads // KV_HEADS
     return cases + torch_cases("expert", shape, queries, keys, values)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alpamayo_rt.sizes import SIZES_10B, SIZES_10B_UNLABELLED, ReleasedSizes
+
 CAMERA_NAMES = (
     "Front left camera",
     "Front camera",
@@ -39,6 +41,7 @@ class Family:
         driving_start, answer_start: the first token of the assistant's turn, written by the prompt.
         driving_end, answer_end: where the model says that reasoning or answer is complete.
         tensor_prefixes: (prefix in the checkpoint, prefix in our modules), the first match counts.
+        released: sizes of the released checkpoint; None: nothing is known that could be timed without it.
     """
 
     model_type: str
@@ -66,6 +69,7 @@ class Family:
         ("action_out_proj.", "expert.action_out_proj."),
         ("action_space.", "action_space."),
     )
+    released: ReleasedSizes | None = None
 
 
 # The order fixes the ids. Where 1.5 dropped a token of R1 it kept the id under a padding name.
@@ -91,6 +95,7 @@ ALPAMAYO_R1 = Family(
     takes_navigation=False,
     takes_question=False,
     stored_statistics=True,
+    released=SIZES_10B_UNLABELLED,
 )
 ALPAMAYO_1_5 = Family(
     model_type="alpamayo1_5",
@@ -103,6 +108,7 @@ ALPAMAYO_1_5 = Family(
     takes_navigation=True,
     takes_question=True,
     stored_statistics=False,
+    released=SIZES_10B,
 )
 DEMO_FAMILY = ALPAMAYO_1_5
 """What the demo model is a small one of."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,23 +26,36 @@ from alpamayo_rt.settings import Settings
 
 
 class Stopwatch:
-    """Milliseconds by stage; waits for the device at every lap."""
+    """Milliseconds by stage. On a GPU marks are set in its stream, and nobody waits before the end."""
 
     def __init__(self, engine: Engine):
-        self._engine = engine
-        self._start = self._lap = time.perf_counter()
-        self.milliseconds: dict[str, float] = {}
+        self._device = engine.device
+        self._start = time.perf_counter()
+        self._marks = [("", self._mark())]
+
+    def _mark(self) -> float | torch.cuda.Event:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def lap(self, stage: str) -> None:
         """Book the time since the last lap on `stage`."""
-        self._engine.synchronize()
-        now = time.perf_counter()
-        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (now - self._lap) * 1e3
-        self._lap = now
+        self._marks.append((stage, self._mark()))
 
     def total(self) -> dict[str, float]:
-        """All stages and the time since the start."""
-        return self.milliseconds | {"total": (time.perf_counter() - self._start) * 1e3}
+        """All stages and the time since the start; waits for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        spent: dict[str, float] = {}
+        for (_, before), (stage, after) in pairwise(self._marks):
+            if isinstance(before, torch.cuda.Event):
+                passed = before.elapsed_time(after)
+            else:
+                passed = (after - before) * 1e3  # type: ignore[operator]
+            spent[stage] = spent.get(stage, 0.0) + passed
+        return spent | {"total": (time.perf_counter() - self._start) * 1e3}
 
 
 class Model:
@@ -163,20 +177,23 @@ class Model:
         cache, logits = self.engine.prefill(prompt, features, room)
         watch.lap("prefill")
         uniforms = draw_uniforms(sequences, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms, on_token=on_token)
-        watch.lap("decode")
         reads = list(range(k)) if settings.multi_seq else [0] * k
-        handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
+        steps, weight = settings.num_diffusion_steps, settings.guidance_weight
+        noise = draw_noise(k, waypoints, settings.seed) if noise is None else _check_noise(noise, k, waypoints)
+        given = (cache, logits, _sampling(settings), rule, uniforms)
         unguided_prompt = unguided = None
-        if settings.guidance_weight is not None:
+        if weight is None:
+            rollout, action = self.engine.drive(*given, reads, noise, steps, watch.lap, on_token=on_token)
+        else:
+            rollout = self.engine.reason(*given, on_token=on_token)
+            watch.lap("decode")
             unguided_prompt, unguided = self.unguided_hand_off(sample, images, features, rollout.tokens, reads)
             watch.lap("prefill")
-        noise = draw_noise(k, waypoints, settings.seed) if noise is None else _check_noise(noise, k, waypoints)
-        weight = settings.guidance_weight
-        action = self.engine.denoise(
-            noise, settings.num_diffusion_steps, handed, unguided, 1.0 if weight is None else weight
-        ).cpu()
-        watch.lap("expert")
+        handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
+        if weight is not None:
+            action = self.engine.denoise(noise, steps, handed, unguided, weight)
+            watch.lap("expert")
+        action = action.cpu()
         if not bool(torch.isfinite(action).all()):
             raise EngineError(
                 f"actions: not finite; damaged weights, or {self.engine.precision} is too narrow for them"
@@ -188,9 +205,7 @@ class Model:
             raise InputError(
                 "history_xyz: gives trajectories that are not finite, expected metres in the ego frame at t0"
             )
-        trace = Trace(
-            prompt, handed, noise, action, settings.num_diffusion_steps, unguided_prompt, unguided, weight
-        )
+        trace = Trace(prompt, handed, noise, action, steps, unguided_prompt, unguided, weight)
         return Result(
             [self.text_of(tokens, question=False) for tokens in rollout.tokens],
             rollout.tokens,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from alpamayo_rt.kernels.attention.scratch import DecodeScratch, ExpertScratch
-from alpamayo_rt.kernels.contract.operations import uses_triton
+from alpamayo_rt.kernels.dispatch import uses_triton
 
 
 def decode_attention(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the skinny kernels cut their work, chosen by rows, sizes and kind of weight; nothing is tuned at run time.
+"""How the skinny kernels cut their work, by rows, sizes and kind of weight; nothing is tuned at run time.
 
 `benchmarks/skinny_linear.py` measures candidates and prints the entries of `TABLE`.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PROGRAMMATIC_LAUNCH = False
-"""Start a kernel while the one before it drains, and fetch its first weights before waiting for that one's result.
+"""Start a kernel while the one before it drains; it fetches weights, then waits for that one's result.
 
 Read when a kernel is launched, so that it may be changed between two captures. Needs compute capability 9.0.
 """
@@ -46,7 +46,9 @@ def default(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:
     if rows == 1:
         chunk = {"float": 8, "e4m3": 16, "int4": 32}[kind]
         warps = 4 if longest >= 128 * chunk else 1
-        return Configuration(4 if outputs >= 2048 else 2, min(max(longest, chunk), 32 * warps * chunk), warps, 2)
+        return Configuration(
+            4 if outputs >= 2048 else 2, min(max(longest, chunk), 32 * warps * chunk), warps, 2
+        )
     split = 4 if longest >= 512 else 1
     block_k = 128 if kind == "int4" else min(max(longest // split, 16), 128)
     return Configuration(16, block_k, 4 if split == 4 else 1, 3, split)

@@ -138,8 +138,9 @@ def combine_rows(
     for part in tl.static_range(PARTS):
         log_sum = tl.load(log_sums + part * rows + row, mask=inside, other=0.0, cache_modifier=".cg")
         weight = tl.exp2(log_sum - largest)
+        seen = here & (log_sum > float("-inf"))[:, None]
         average = tl.load(
-            parts + part * rows.to(tl.int64) * DIM + at, mask=here, other=0.0, cache_modifier=".cg"
+            parts + part * rows.to(tl.int64) * DIM + at, mask=seen, other=0.0, cache_modifier=".cg"
         )
         total += weight
         mixed += weight[:, None] * average.to(tl.float32)

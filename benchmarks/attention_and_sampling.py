@@ -138,7 +138,7 @@ def decode_cases(heads: int, rows: int, prefix: int, every: bool) -> list[Case]:
 
         return Case("decode", shape, asdict(configuration), run, check)
 
-    chosen = decode_configuration(rows, KV_HEADS)
+    chosen = decode_configuration(rows, heads, KV_HEADS)
     tried = [chosen]
     if every:
         tried += [
@@ -197,7 +197,7 @@ def expert_cases(heads: int, candidates: int, prefix: int, every: bool) -> list[
             ExpertConfiguration(264, 128, 32, 8, 3, 128),
             ExpertConfiguration(264, 64, 64, 4, 2, None),
             ExpertConfiguration(136, 128, 64, 8, 2, None),
-            ExpertConfiguration(96, 128, 64, 8, 2, None),
+            ExpertConfiguration(132, 128, 32, 8, 4, None),
         ]
     cases = [case(c) for c in dict.fromkeys(tried)]
     queries = candidates * WAYPOINTS * heads // KV_HEADS

@@ -177,7 +177,7 @@ def test_decode_attention_at_released_sizes(rows: int, heads: int, in_last: bool
     tails = [(7 * r) % 40 for r in range(rows)]
     cache = Cache(8, 128, 3117, tails, 257, torch.bfloat16, "cuda")
     q = random(rows, heads, 128, seed=2, dtype=torch.bfloat16, device="cuda")
-    configuration = replace(decode_configuration(rows, 8), combine_in_last=in_last)
+    configuration = replace(decode_configuration(rows, heads, 8), combine_in_last=in_last)
     scratch = DecodeScratch.allocate(rows, heads, 8, 128, "cuda", configuration)
     arguments = (cache.prefix, cache.start, cache.room, cache.tails, 128**-0.5)
     exact = torch.empty(rows, heads, 128, dtype=torch.float64, device="cuda")

@@ -60,16 +60,11 @@ class ExpertConfiguration:
     half_parts: bool = False
 
 
-def decode_configuration(rows: int, kv_heads: int) -> DecodeConfiguration:
-    """A division that occupies an H100.
-
-    Args:
-        rows: sequences.
-        kv_heads: of the cache.
-    """
+def decode_configuration(rows: int, heads: int, kv_heads: int) -> DecodeConfiguration:
+    """A division that occupies an H100, for so many sequences."""
     # Parts of many rows are large, and are written and read again: fewer of them then.
     splits = max(_PROGRAMS // kv_heads // (1 if rows == 1 else 2), 1)
-    return DecodeConfiguration(min(splits, 32))
+    return DecodeConfiguration(min(splits, 32), warps=8 if rows * heads // kv_heads > 64 else 4)
 
 
 def expert_configuration(waypoints: int, heads: int, kv_heads: int) -> ExpertConfiguration:
@@ -106,7 +101,7 @@ class DecodeScratch:
         configuration: DecodeConfiguration | None = None,
     ) -> DecodeScratch:
         """For R rows."""
-        chosen = configuration or decode_configuration(rows, kv_heads)
+        chosen = configuration or decode_configuration(rows, heads, kv_heads)
         parts, n = chosen.splits + 1, rows * heads
         return cls(
             chosen,

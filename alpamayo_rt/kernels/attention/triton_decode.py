@@ -24,11 +24,10 @@ from alpamayo_rt.kernels.attention.triton_shared import (
     combine_rows,
     dot_precision,
     fetch_ahead,
-    overlaps,
     padded,
     store_part,
 )
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
 
 @triton.jit

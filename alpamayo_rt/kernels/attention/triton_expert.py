@@ -20,11 +20,10 @@ from alpamayo_rt.kernels.attention.triton_shared import (
     attend_tile,
     combine,
     dot_precision,
-    overlaps,
     padded,
     store_part,
 )
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
 
 @triton.jit

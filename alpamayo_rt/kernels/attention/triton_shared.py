@@ -13,8 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from alpamayo_rt.kernels.skinny import configurations
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
 
 @triton.jit
@@ -174,11 +173,6 @@ def combine(parts: torch.Tensor, log_sums: torch.Tensor, out: torch.Tensor) -> N
         parts, log_sums, out, rows, PARTS=count, DIM=dim, BLOCK_D=padded(dim), ROWS=tile, OVERLAP=overlap,
         num_warps=tile, launch_pdl=overlap,
     )  # fmt: skip
-
-
-def overlaps(tensor: torch.Tensor) -> bool:
-    """Whether a kernel may start while the one before it drains."""
-    return configurations.PROGRAMMATIC_LAUNCH and tensor.is_cuda
 
 
 def padded(size: int) -> int:

@@ -3,9 +3,17 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from alpamayo_rt.kernels.skinny import configurations
+
+
+def overlaps(tensor: torch.Tensor) -> bool:
+    """Whether a kernel may start while the one before it drains."""
+    return configurations.PROGRAMMATIC_LAUNCH and tensor.is_cuda
 
 
 @triton.jit

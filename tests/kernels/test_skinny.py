@@ -120,12 +120,12 @@ def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest
     n, k = 5, 512
     long = 128 if kind == "int4" else 64
     ways = (
-        [Configuration(2, 256, 1, 1), Configuration(4, 512, 1, 2), Configuration(8, 1024, 2, 4)]
+        [Configuration(2, 256, 1, 1), Configuration(4, 512, 1, 2), Configuration(8, 1024, 2, 4, ahead=True)]
         if rows == 1
         else [
             Configuration(16, long, 1, 2, 1),
             Configuration(16, long, 2, 3, 2),
-            Configuration(32, 128, 4, 4, 8),
+            Configuration(32, 128, 4, 4, 8, True),
         ]
     )
     for way in ways:
@@ -137,14 +137,18 @@ def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest
 
 
 @pytest.mark.gpu
-def test_programmatic_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_programmatic_launch(rows: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A captured chain, each kernel reading what the one before wrote, is the same as without the overlap."""
     n = k = 4096
     weights = [make_weight("float", n, k, torch.bfloat16, "cuda") for _ in range(4)]
     norm, results = torch.ones(k, device="cuda", dtype=torch.bfloat16), []
+    way = configurations.default(rows, "float", n, k)._replace(ahead=ahead)
+    monkeypatch.setitem(configurations.TABLE, (configurations.rows_class(rows), "float", n, k), way)
     for overlap in (False, True):
         monkeypatch.setattr(configurations, "PROGRAMMATIC_LAUNCH", overlap)
-        start = random(1, k, dtype=torch.bfloat16).cuda()
+        start = random(rows, k, dtype=torch.bfloat16).cuda()
         x, h = start.clone(), torch.empty_like(start)
 
         def chain(x: torch.Tensor = x, h: torch.Tensor = h) -> None:

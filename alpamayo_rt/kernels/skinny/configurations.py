@@ -20,6 +20,9 @@ class Configuration(NamedTuple):
 
     More rows: `split` warps' worth of tiles lie side by side along K, and `depth` of them are under way in
     shared memory. SwiGLU has `block_n` rows of gate and as many of up.
+
+    `ahead`: ask for all of a program's weights, into the L2 cache, before anything else. With the programmatic
+    launch they arrive while a kernel before that waits for latency, not for memory, still runs.
     """
 
     block_n: int
@@ -27,6 +30,7 @@ class Configuration(NamedTuple):
     warps: int
     depth: int = 1
     split: int = 1
+    ahead: bool = False
 
 
 Key = tuple[str, str, int, int]
@@ -51,7 +55,7 @@ def default(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:
         )
     split = 4 if longest >= 512 else 1
     block_k = 128 if kind == "int4" else min(max(longest // split, 16), 128)
-    return Configuration(16, block_k, 4 if split == 4 else 1, 3, split)
+    return Configuration(32 if outputs >= 65536 else 16, block_k, 4 if split == 4 else 1, 3, split)
 
 
 def choose(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:

@@ -10,7 +10,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, finish, rows_of_program
+from alpamayo_rt.kernels.skinny.triton_parts import (
+    after_the_kernel_before,
+    fetch_ahead,
+    finish,
+    rows_of_program,
+)
 
 
 @triton.jit
@@ -59,6 +64,7 @@ def few_rows(
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
     DEPTH: tl.constexpr,
+    LINES: tl.constexpr,
     TENSOR_CORES: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -89,6 +95,7 @@ def few_rows(
         product = tl.zeros((SPLIT, BLOCK_N * (1 + SWIGLU), ROWS), tl.float32)
         squares = tl.zeros((SPLIT, WIDTH, ROWS), tl.float32)
         group = part
+    fetch_ahead(weight, m, LENGTH, LINES)
     after_the_kernel_before(OVERLAP)
     for k0 in range(0, K, STEP):
         stored = _stored(weight, m_tile, k0 // PITCH + w_column, LENGTH, EVEN)

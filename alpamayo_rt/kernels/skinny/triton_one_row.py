@@ -12,7 +12,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, finish, rows_of_program
+from alpamayo_rt.kernels.skinny.triton_parts import (
+    after_the_kernel_before,
+    fetch_ahead,
+    finish,
+    rows_of_program,
+)
 
 
 @triton.jit
@@ -110,6 +115,7 @@ def one_row(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     DEPTH: tl.constexpr,
+    LINES: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     """A program has BLOCK_N outputs and all K inputs."""
@@ -117,6 +123,7 @@ def one_row(
     row = rows_of_program(outputs, SWIGLU, BLOCK_N)
     # The weights depend on no other kernel: the first ones are under way while that one still runs.
     stored = _tile(weight, row, 0, K, CHUNK, BLOCK_K)
+    fetch_ahead(weight, row, (K + 1) // 2 if KIND == "int4" else K, LINES)
     after_the_kernel_before(OVERLAP)
     product, squares = _sums(stored, inputs, norm, scale, zero, row, 0, K, CHUNK, BLOCK_K, NORM)
     for k0 in tl.range(BLOCK_K, K, BLOCK_K, loop_unroll_factor=DEPTH):

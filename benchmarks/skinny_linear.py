@@ -221,7 +221,12 @@ def tune(layer: Layer, rows: int, kind: str, failed: dict[Any, str], ceiling: fl
             continue
         configurations.TABLE[key_of(rows, kind, layer)] = way
         buffers.out.zero_()
-        buffers.run(pool[0])
+        try:
+            buffers.run(pool[0])
+        except Exception as problem:  # too much shared memory, say
+            failed[layer, rows, kind, way, True] = f"{type(problem).__name__}: {problem}"[:300]
+            print(f"{layer.name} {kind} R={rows} {tuple(way)}: {failed[layer, rows, kind, way, True]}")
+            continue
         error = float((buffers.out.float() - expected).norm() / expected.norm())
         us = microseconds(run, 5) / len(pool)
         measured.append({"way": way, "us": us, "error": error})

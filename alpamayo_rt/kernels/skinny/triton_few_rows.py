@@ -15,6 +15,7 @@ from alpamayo_rt.kernels.skinny.triton_parts import (
     fetch_ahead,
     finish,
     rows_of_program,
+    sixteen_more,
 )
 
 
@@ -104,9 +105,9 @@ def few_rows(
         if KIND == "int4":
             # A tile is one group of 128 inputs: the even ones in the low bits, the odd ones in the high bits.
             place = m_tile * GROUPS + tl.minimum(k0 // BLOCK_K + group, GROUPS - 1)
-            unit, origin = tl.load(scale + place), tl.load(zero + place).to(tl.float32)
-            low = ((stored & 15).to(tl.float32) - origin) * unit
-            high = ((stored >> 4).to(tl.float32) - origin) * unit
+            unit, origin = tl.load(scale + place), sixteen_more(tl.load(zero + place))
+            low = (sixteen_more(stored & 15) - origin) * unit
+            high = (sixteen_more(stored >> 4) - origin) * unit
             product = tl.dot(low.to(given).to(kind), value.to(given).to(kind), product, input_precision="ieee")
             value, more = _inputs(inputs, norm, r_tile, rows, k0 + x_column * PITCH + 1, K, STEP, NORM)
             squares += more

@@ -17,6 +17,7 @@ from alpamayo_rt.kernels.skinny.triton_parts import (
     fetch_ahead,
     finish,
     rows_of_program,
+    sixteen_more,
 )
 
 
@@ -78,8 +79,9 @@ def _sums(stored, inputs, norm, scale, zero, row, k0, K: tl.constexpr, CHUNK: tl
         product, squares = product + _times(high, value), squares + more
     else:
         # A chunk has one scale and zero point: Σ (code − zero) · x · scale = (Σ code · x − zero · Σ x) · scale.
+        # All codes and zero points are 16 more here.
         codes = tl.join(stored & 15, stored >> 4)
-        low, high = _halves(tl.reshape(codes, (codes.shape[0], codes.shape[1], 32)), 16)
+        low, high = _halves(sixteen_more(tl.reshape(codes, (codes.shape[0], codes.shape[1], 32))), 16)
         a, b = _halves(low, 8)
         c, d = _halves(high, 8)
         product, total = _times(a, value), tl.sum(value, 2)
@@ -92,7 +94,7 @@ def _sums(stored, inputs, norm, scale, zero, row, k0, K: tl.constexpr, CHUNK: tl
         groups: tl.constexpr = (K + 127) // 128
         group = tl.minimum((k0 + tl.arange(0, BLOCK_K // CHUNK) * CHUNK) // 128, groups - 1)
         place = row[None, :] * groups + group[:, None]
-        product -= tl.load(zero + place).to(tl.float32) * total
+        product -= sixteen_more(tl.load(zero + place)) * total
         product *= tl.load(scale + place)
     return product, squares
 

@@ -33,6 +33,12 @@ def fetch_ahead(weight, row, LENGTH: tl.constexpr, LINES: tl.constexpr):
 
 
 @triton.jit
+def sixteen_more(code):
+    """Four-bit numbers → 16 + code, float32: put into the bits of 16.0, as conversions of integers are slow."""
+    return ((code.to(tl.uint32) << 19) | 0x41800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def after_the_kernel_before(OVERLAP: tl.constexpr):
     """Let the next kernel start, then wait until all that the kernels before have written can be read."""
     if OVERLAP:

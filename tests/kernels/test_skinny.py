@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.contract.operations import uses_triton
+from alpamayo_rt.kernels.dispatch import uses_triton
 from alpamayo_rt.kernels.skinny import configurations, operations
 from alpamayo_rt.kernels.skinny.configurations import Configuration
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight

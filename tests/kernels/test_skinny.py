@@ -35,7 +35,8 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def make_weight(kind: str, n: int, k: int, dtype: torch.dtype, device: str) -> SkinnyWeight:
-    full = (random(n, k, seed=1) * k**-0.5).to(device)
+    generator = torch.Generator(device).manual_seed(1)
+    full = torch.randn(n, k, generator=generator, device=device) * k**-0.5
     if kind == "e4m3":
         return SkinnyWeight(*weight_to_e4m3(full))
     if kind == "int4":
@@ -125,7 +126,7 @@ def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest
         else [
             Configuration(16, long, 1, 2, 1),
             Configuration(16, long, 2, 3, 2),
-            Configuration(32, 128, 4, 4, 8, True),
+            Configuration(32, 128, 4, 2, 8, True),
         ]
     )
     for way in ways:

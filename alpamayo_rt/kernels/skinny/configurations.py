@@ -50,12 +50,15 @@ def default(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:
     if rows == 1:
         chunk = {"float": 8, "e4m3": 16, "int4": 32}[kind]
         warps = 4 if longest >= 128 * chunk else 1
-        return Configuration(
-            4 if outputs >= 2048 else 2, min(max(longest, chunk), 32 * warps * chunk), warps, 2
-        )
-    split = 4 if longest >= 512 else 1
-    block_k = 128 if kind == "int4" else min(max(longest // split, 16), 128)
-    return Configuration(32 if outputs >= 65536 else 16, block_k, 4 if split == 4 else 1, 3, split)
+        if inputs % (32 * chunk) == 0:  # then without a mask
+            while inputs % (32 * warps * chunk):
+                warps //= 2
+        block_k = min(max(longest, chunk), 32 * warps * chunk)
+        return Configuration(4 if outputs >= 2048 else 2, block_k, warps, 2)
+    block_n, split = 32 if outputs >= 65536 else 16, 4 if longest >= 512 else 1
+    if kind == "int4":
+        return Configuration(block_n, 128, split, 3, split)
+    return Configuration(block_n, min(max(longest // split, 16), 64), split, 4, split)
 
 
 def choose(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:

@@ -28,6 +28,25 @@ def rows_of_program(outputs, SWIGLU: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def fetch_ahead(weight, row, LENGTH: tl.constexpr, LINES: tl.constexpr):
+    """Bring rows of LENGTH stored elements into the L2 cache, 128 bytes a line; LINES = 0: do nothing."""
+    if LINES > 0:
+        line: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
+        # Lines behind the end, as LINES is a power of two, become the last one.
+        column = tl.minimum(tl.arange(0, LINES) * line, LENGTH - 1)
+        place = (weight + row[None, :] * LENGTH + column[:, None]).to(tl.int64)
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def sixteen_more(code):
+    """Four-bit numbers → 16 + code, float32: put into the bits of 16.0, as conversions of integers are slow."""
+    return ((code.to(tl.uint32) << 19) | 0x41800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def after_the_kernel_before(OVERLAP: tl.constexpr):
     """Let the next kernel start, then wait until all that the kernels before have written can be read."""
     if OVERLAP:

@@ -133,7 +133,7 @@ def _time_engine(
             "settings": _settings(workload),
             "model": subject.model,
         }
-        work = stage_work(subject.network, subject.config, request, engine.dtype.itemsize)
+        work = stage_work(subject.bytes, subject.config, request, engine.dtype.itemsize)
         result["achieved"] = _achieved(work, result["stages_ms"], ceilings)
         if requests and workload is chosen[0]:
             result["soak"] = soak(pipeline, requests, told)

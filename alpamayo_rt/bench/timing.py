@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from alpamayo_rt.bench.pipeline import Pipeline, check_rollout
+from alpamayo_rt.bench.pipeline import Pipeline
 
 STAGES = ("vision", "prefill", "decode_step", "expert_step")
 Say = Callable[[str], None]
@@ -109,9 +109,7 @@ def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say) -> Fig
     for _ in range(max(warm_up, 1)):
         pipeline.from_frames()
         pipeline.from_patches()
-    handed, _, rollout = pipeline.reach_hand_off()
-    check_rollout(request, rollout, handed.cache, len(request.prompt))
-    del handed, rollout
+    pipeline.check()
     reset_peak(device)
     say(f"patches to trajectories, {repetitions} runs")
     totals = [clocked(pipeline.from_patches, engine.synchronize) for _ in range(repetitions)]

@@ -42,7 +42,8 @@ class RandomWeights:
     def read(self, name: str, shape: torch.Size) -> torch.Tensor:
         """See `Weights`; bfloat16, as releases are."""
         generator = torch.Generator(self.device)
-        generator.manual_seed(self.seed << 32 | zlib.crc32(name.encode()))
+        # 32 bits: the generator of the CPU looks at no more.
+        generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
         drawn = torch.empty(shape, device=self.device, dtype=torch.bfloat16).normal_(generator=generator)
         if name.endswith("bias"):
             return drawn.mul_(0.02)

@@ -123,8 +123,14 @@ def _measure(args: argparse.Namespace, earlier: dict[str, Any] | None) -> dict[s
     ceilings = run_job(job, lambda line: say(f"[bench] {line}"), record["results"].append)
     if args.reference is not None:
         from alpamayo_rt.bench.reference import time_reference
+        from alpamayo_rt.bench.workloads import choose_workloads
 
-        record["results"] += time_reference(args.reference, job, lambda line: say(f"[bench] {line}"))
+        (workload,) = choose_workloads(["W6"], False, job.candidates, job.tokens, job.steps)
+        record["results"].append(
+            time_reference(
+                args.reference, job.family, workload, job.device, job.seed, lambda line: say(f"[bench] {line}")
+            )
+        )
     record["ceilings"] = ceilings.to_json()
     if args.out is not None:
         write_record(args.out, record)
@@ -151,6 +157,8 @@ def _job(args: argparse.Namespace) -> Any:
         raise InputError("--family: given with --model, whose family it is; expected one of them")
     if args.reference is not None and not args.reference.is_dir():
         raise InputError(f"--reference: {args.reference} is no folder, expected a checkout of it")
+    if args.reference is not None and args.model is not None:
+        raise InputError("--reference: given with --model, but it is timed with random weights of --family")
     device = find_device(args.device)
     check_engine(args.engine)
     precisions = _names(args.precision, "--precision") or tuple(default_precisions(device))

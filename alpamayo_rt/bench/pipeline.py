@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,6 +36,11 @@ def unicycle_of(network: Network, config: ModelConfig) -> Unicycle:
     )
 
 
+_PIPELINES = itertools.count()
+_WINDOWS = 1_000_000
+"""More than a pipeline will ever show: its frames must not be those of one before, which an engine may keep."""
+
+
 @dataclass
 class Pipeline:
     """A request on an engine.
@@ -49,7 +55,7 @@ class Pipeline:
     engine: Engine
     unicycle: Unicycle
     request: Request
-    window: int = field(default=0, init=False)
+    window: int = field(default_factory=lambda: next(_PIPELINES) * _WINDOWS, init=False)
 
     def from_frames(self) -> torch.Tensor:
         """Raw frames on the host → trajectories (K, W, 3) on the host."""

@@ -14,6 +14,7 @@ from alpamayo_rt.bench.random_model import build_network
 from alpamayo_rt.bench.weights import CheckpointWeights, RandomWeights
 from alpamayo_rt.bench.workloads import Request
 from alpamayo_rt.engine.eager import EagerEngine
+from alpamayo_rt.engine.graphs.engine import GraphEngine
 from alpamayo_rt.engine.hand_off import HandOff
 from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.model.vision import VisionFeatures
@@ -52,6 +53,15 @@ def test_narrower_engines_are_compared_with_the_eager_one(
     assert ("eager_bf16" in found) == (precision == "fp8")
     if precision == "fp8":
         assert found["eager_bf16"]["cache"] < found["eager"]["cache"]
+
+
+def test_the_engine_of_graphs_is_checked_as_it_is_timed(model_1_5: Model, small_request: Request) -> None:
+    config, weights = model_1_5.config, RandomWeights(model_1_5.config, CPU)
+    network = build_network(config, weights, CPU, torch.bfloat16, "bf16")
+    engine = GraphEngine(network, config, CPU, torch.bfloat16, "bf16")
+    found = check(engine, weights, small_request, quiet)
+    assert found["passed"], found
+    assert 0.8 < found["ratio"]["cache"] < 1.25
 
 
 class Wrong(EagerEngine):

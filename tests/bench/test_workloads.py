@@ -12,8 +12,9 @@ import torch
 from alpamayo_rt import InputError, Model, ModelError
 from alpamayo_rt.bench.ceilings import Ceilings, PartBytes, stage_work
 from alpamayo_rt.bench.pipeline import Pipeline
-from alpamayo_rt.bench.random_model import network_bytes
+from alpamayo_rt.bench.random_model import build_network, network_bytes
 from alpamayo_rt.bench.released import IMAGE_PAD, find_released, released_config
+from alpamayo_rt.bench.weights import CheckpointWeights
 from alpamayo_rt.bench.workloads import (
     LIMIT,
     WORKLOADS,
@@ -23,9 +24,11 @@ from alpamayo_rt.bench.workloads import (
     request_of,
 )
 from alpamayo_rt.engine.eager import EagerEngine
+from alpamayo_rt.engine.graphs.engine import GraphEngine
 from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.families import FAMILIES
+from alpamayo_rt.model.vision import VisionFeatures
 
 CPU = torch.device("cpu")
 TIMED = [family for family in FAMILIES.values() if family.released is not None]
@@ -124,6 +127,30 @@ def test_frames_of_consecutive_windows(model_1_5: Model) -> None:
     assert len(after) == len(set(after)) == 16
     assert len(set(after) & set(before)) == 12
     assert request_of(model_1_5, WORKLOADS["W1"]).frame_ids(0) is None
+
+
+def test_cached_workloads_encode_the_newest_frames_alone(
+    model_1_5: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager = model_1_5.engine
+    assert isinstance(eager, EagerEngine)
+    weights = CheckpointWeights(model_1_5.checkpoint, CPU)
+    network = build_network(model_1_5.config, weights, CPU, torch.float32, "fp32")
+    engine = GraphEngine(network, model_1_5.config, CPU, torch.float32, "fp32")
+    encode, encoded = engine._encode, []
+
+    def counted(patches: torch.Tensor, rows: int, columns: int) -> VisionFeatures:
+        encoded.append(len(patches))
+        return encode(patches, rows, columns)
+
+    monkeypatch.setattr(engine, "_encode", counted)
+    # Both on one engine: the second workload's frames are not those of the first.
+    for name in ("W6-cached", "W1-cached"):
+        request = request_of(model_1_5, replace(WORKLOADS[name], candidates=1, tokens=2, steps=1))
+        pipeline = Pipeline(engine, model_1_5.unicycle, request)
+        for _ in range(3):
+            pipeline.from_patches()
+    assert encoded == [16, 4, 4, 16, 4, 4]
 
 
 def test_choosing_workloads() -> None:

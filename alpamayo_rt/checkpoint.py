@@ -93,7 +93,10 @@ def open_checkpoint(model: str) -> Checkpoint:
     folder = find_checkpoint(model)
     raw = read_json(folder / "config.json")
     # The family is checked first: another generation may lack the fields that name a backbone.
-    find_family(raw, folder / "config.json")
+    family = find_family(raw, folder / "config.json")
+    if family.nested_config:
+        config = parse_model_config(folder, raw, raw)
+        return Checkpoint(folder, folder, config, _list_tensors(folder), read_plan(folder))
     name = raw.get("vlm_name_or_path")
     if not isinstance(name, str) or not name:
         raise ModelError(f"{folder / 'config.json'}: vlm_name_or_path {name!r}, expected a path or a hub id")

@@ -78,6 +78,23 @@ class Engine(ABC):
             The cache, and the logits (V,) float32 at the prompt's last position.
         """
 
+    def prefill_from(
+        self, shared: KvCache, length: int, prompt: Prompt, features: VisionFeatures, room: int
+    ) -> tuple[KvCache, torch.Tensor]:
+        """Run a prompt whose first tokens are in another prompt's cache already.
+
+        An engine may read, copy or refer to these slots; here they are computed again. The other cache stays as
+        it is, and may grow behind its prompt.
+
+        Args:
+            shared: a cache that `prefill` made, with whatever its sequences have written since.
+            length: with how many equal tokens both prompts begin.
+            prompt: the other arguments and what is returned are those of `prefill`.
+            features: of its images, which both prompts have.
+            room: slots to set aside.
+        """
+        return self.prefill(prompt, features, room)
+
     @abstractmethod
     def append(
         self,

@@ -155,11 +155,10 @@ class Request:
         return self.forced[:, : self.workload.passes].tolist()
 
 
-def request_of(model: Model, workload: Workload) -> Request:
-    """The workload as a checkpoint's own input: its tokenizer, its image sizes, its usual cameras."""
+def request_of(model: Model, workload: Workload, cameras: tuple[int, ...] | None = None) -> Request:
+    """The workload as a checkpoint's own input: its tokenizer, its image sizes, its usual cameras or others."""
     config = model.config
-    cameras = (0, 1, 2, 6) if config.family.released is None else config.family.released.cameras
-    sample = _sample(cameras, model.engine.device)
+    sample = _sample(cameras or config.family.tasks[0].cameras, model.engine.device)
     return _request(
         workload,
         sample,

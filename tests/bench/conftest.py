@@ -15,5 +15,5 @@ SMALL = replace(WORKLOADS["W6m"], candidates=2, tokens=4, steps=2)
 
 @pytest.fixture(scope="session")
 def small_request(model_1_5: Model) -> Request:
-    """Two candidates with a reasoning each, of three tokens, on the tiny Alpamayo 1.5."""
-    return request_of(model_1_5, SMALL)
+    """Two candidates with a reasoning each, of three tokens, and one camera, on the tiny Alpamayo 1.5."""
+    return request_of(model_1_5, SMALL, cameras=(1,))

@@ -13,7 +13,7 @@ from cli_runs import CHECKPOINT, ROOT, Run, call, process
 from jsonschema import Draft202012Validator
 
 SCHEMA = json.loads((ROOT / "docs" / "bench.schema.json").read_text(encoding="utf-8"))
-QUICK = ("--device", "cpu", "--repetitions", 2, "--warm-up", 1, "--tokens", 3, "--steps", 2)
+QUICK = ("--device", "cpu", "--repetitions", 1, "--warm-up", 1, "--tokens", 3, "--steps", 2)
 RECORDS = sorted((ROOT / "benchmarks" / "results").glob("bench*.json"))
 Cli = Callable[..., Run]
 
@@ -51,7 +51,7 @@ def test_record(made: tuple[Path, Run], record: dict[str, Any]) -> None:
     assert [result["workload"] for result in record["results"]] == ["W6", "W1"]
     assert record["command"].startswith("alpamayo-rt bench --model ")
     for result in record["results"]:
-        assert result["n"] == 2
+        assert result["n"] == 1
         assert result["settings"]["decode_passes"] == 2
         stages = result["stages_ms"]
         parts = stages["vision"] + stages["prefill"] + 2 * stages["decode_step"] + 2 * stages["expert_step"]
@@ -61,16 +61,17 @@ def test_record(made: tuple[Path, Run], record: dict[str, Any]) -> None:
         assert result["check"]["cache"] < 1e-5
     assert record["results"][0]["soak"]["n"] == 2
     assert "soak" not in record["results"][1]
-    assert [line.split()[:3] for line in run.out.splitlines()[3:5]] == [["W6", "eager", "fp32"], ["W1", "eager", "fp32"]]
+    assert [line.split()[:3] for line in run.out.splitlines()[3:5]] == [
+        ["W6", "eager", "fp32"],
+        ["W1", "eager", "fp32"],
+    ]
     progress = [line for line in run.err.splitlines() if line.startswith("[bench] W6 eager fp32: ")]
     assert len(progress) >= 5
     assert [path.name for path in out.parent.iterdir()] == ["record.json"]
 
 
 def test_nano_is_timed_too(cli: Cli) -> None:
-    run = cli(
-        "bench", "--model", "nano", "--workload", "W1", "--no-check", *QUICK, "--repetitions", 1, "--json"
-    )
+    run = cli("bench", "--model", "nano", "--workload", "W1", "--no-check", *QUICK, "--json")
     assert run.status == 0, run.err
     found = json.loads(run.out)
     assert problems(found) == []

@@ -104,11 +104,12 @@ class Work:
 
 @dataclass(frozen=True)
 class PartBytes:
-    """Bytes of the weights that a token of each part has to read, and whether the language model is FP8."""
+    """Bytes of weights: those that a token of each part has to read, and all; is the language model FP8?"""
 
     vision: int
     language: int
     expert: int
+    total: int
     fp8: bool
 
 
@@ -116,7 +117,7 @@ def part_bytes(network: Network) -> PartBytes:
     """Of a network as it was loaded. One row of the embeddings is read, so they do not count."""
     language = _bytes(network.language) - _bytes(network.language.embed_tokens)
     fp8 = any(isinstance(module, Fp8Linear) for module in network.language.layers.modules())
-    return PartBytes(_bytes(network.vision), language, _bytes(network.expert), fp8)
+    return PartBytes(_bytes(network.vision), language, _bytes(network.expert), _bytes(network), fp8)
 
 
 def _bytes(module: nn.Module) -> int:

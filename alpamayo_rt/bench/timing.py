@@ -31,6 +31,7 @@ class Figures:
     end_to_end: list[float]
     stages: dict[str, list[float]]
     peak_gib: float
+    reserved_gib: float
     prompt_tokens: int
 
     def to_json(self) -> dict[str, object]:
@@ -45,6 +46,7 @@ class Figures:
             "end_to_end_p99_ms": _ms(percentile(end, 0.99)),
             "stages_ms": {name: _ms(statistics.median(self.stages[name])) for name in STAGES},
             "peak_gib": round(self.peak_gib, 3),
+            "reserved_gib": round(self.reserved_gib, 3),
             "n": len(self.totals),
             "prompt_tokens": self.prompt_tokens,
         }
@@ -129,7 +131,7 @@ def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say) -> Fig
         "decode_step": [lap["decode"] / workload.passes for lap in laps],
         "expert_step": [lap["expert"] / workload.steps for lap in laps],
     }
-    return Figures(totals, end_to_end, stages, peak, len(request.prompt))
+    return Figures(totals, end_to_end, stages, peak, held_mib(device) / 1024, len(request.prompt))
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.cli.common import emit, say, table, versions
+from alpamayo_rt.cli.common import emit, one_line, say, table, versions
 from alpamayo_rt.errors import InputError
 
 
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         emit(_text(record))
     failed = [line for result in record["results"] for line in _failed_check(result)]
+    failed += [f"not all was timed: {record['error']}"] if "error" in record else []
     if earlier is not None:
         from alpamayo_rt.bench.against import compare
 
@@ -111,31 +112,42 @@ def _refuse_other_device(earlier: dict[str, Any] | None, device: str, args: argp
 
 def _measure(args: argparse.Namespace, earlier: dict[str, Any] | None) -> dict[str, Any]:
     from alpamayo_rt.atomic import check_writable
-    from alpamayo_rt.bench.record import device_name, new_record, write_record
-    from alpamayo_rt.bench.run import run_job
+    from alpamayo_rt.bench.record import clocks, device_name, new_record, write_record
+    from alpamayo_rt.bench.run import job_ceilings, run_job
 
     job = _job(args)
     _refuse_other_device(earlier, device_name(job.device), args)
     if args.out is not None:
         check_writable(args.out)
-    command = f"alpamayo-rt {shlex.join(sys.argv[1:])}"
-    record = new_record(job.device, command, versions())
-    ceilings = run_job(job, lambda line: say(f"[bench] {line}"), record["results"].append)
-    if args.reference is not None:
-        from alpamayo_rt.bench.reference import time_reference
-        from alpamayo_rt.bench.workloads import choose_workloads
-
-        (workload,) = choose_workloads(["W6"], False, job.candidates, job.tokens, job.steps)
-        record["results"].append(
-            time_reference(
-                args.reference, job.family, workload, job.device, job.seed, lambda line: say(f"[bench] {line}")
-            )
-        )
+    record = new_record(job.device, f"alpamayo-rt {shlex.join(sys.argv[1:])}", versions())
+    ceilings = job_ceilings(job, _progress)
     record["ceilings"] = ceilings.to_json()
+    try:
+        run_job(job, ceilings, _progress, record["results"].append)
+        if args.reference is not None:
+            record["results"].append(_time_reference(args, job))
+    except Exception as error:
+        # Minutes on a rare machine: what is complete is kept, and says what is not.
+        if not record["results"]:
+            raise
+        record["error"] = one_line(f"{type(error).__name__}: {error}")[:500]
+    record["clocks"] = clocks(job.device)
     if args.out is not None:
         write_record(args.out, record)
         say(f"wrote {args.out}")
     return record
+
+
+def _progress(line: str) -> None:
+    say(f"[bench] {line}")
+
+
+def _time_reference(args: argparse.Namespace, job: Any) -> dict[str, Any]:
+    from alpamayo_rt.bench.reference import time_reference
+    from alpamayo_rt.bench.workloads import choose_workloads
+
+    (workload,) = choose_workloads(["W6"], False, job.candidates, job.tokens, job.steps)
+    return time_reference(args.reference, job.family, workload, job.device, job.seed, _progress)
 
 
 _LOWEST = {

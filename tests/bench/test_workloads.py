@@ -109,7 +109,7 @@ def test_released_sizes_and_floors() -> None:
     config = released_config(*find_released(family.model_type))
     assert network_bytes(config, torch.bfloat16, "bf16") == 2 * 11_078_526_194
     request = released_request(config, WORKLOADS["W6"], CPU)
-    work = stage_work(PartBytes(10**9, 15 * 10**9, 4 * 10**9, False), config, request, 2)
+    work = stage_work(PartBytes(10**9, 15 * 10**9, 4 * 10**9, 20 * 10**9, False), config, request, 2)
     assert work["vision"].flop == pytest.approx(11.4e12, rel=0.02)
     assert work["prefill"].flop == pytest.approx(46e12, rel=0.02)
     # Its bytes bind a decode step: weights and cache over the copy's bandwidth.

@@ -60,6 +60,7 @@ def test_record(made: tuple[Path, Run], record: dict[str, Any]) -> None:
         assert result["check"]["passed"]
         assert result["check"]["cache"] < 1e-5
     assert record["results"][0]["soak"]["n"] == 2
+    assert record["results"][0]["first_trajectory_s"] > 0
     assert "soak" not in record["results"][1]
     assert [line.split()[:3] for line in run.out.splitlines()[3:5]] == [
         ["W6", "eager", "fp32"],
@@ -118,6 +119,26 @@ def test_a_failed_check_is_said_and_exits_with_one(record: dict, tmp_path: Path,
     assert run.status == 1
     (line,) = run.complaints
     assert "check failed: alpamayo1_5 eager fp32: cache 5.00e-01 (eager " in line
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_a_run_that_ends_early_keeps_what_is_complete(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alpamayo_rt.bench import run as bench_run
+
+    def too_much(*args: object) -> None:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(bench_run, "check", too_much)
+    out = tmp_path / "record.json"
+    run = cli("bench", "--model", CHECKPOINT, "--workload", "W1", *QUICK, "--out", out)
+    assert run.status == 1
+    assert "alpamayo-rt: not all was timed: RuntimeError: CUDA out of memory. Tried" in run.complaints[-1]
+    record = json.loads(out.read_text())
+    assert problems(record) == []
+    assert record["results"][0]["total_ms"] > 0
+    assert "check" not in record["results"][0]
 
 
 def test_table_is_made_of_the_record_alone(made: tuple[Path, Run], record: dict, cli: Cli) -> None:

@@ -113,6 +113,7 @@ def _time_subject(
         for result in compared:
             keep(result)
     if job.check and subject.weights is not None:
+        _release(job.device)
         found = check(engine, subject.weights, request, lambda line: say(f"check: {line}"))
         for result in results:
             result["check"] = found

@@ -60,7 +60,7 @@ class Marks:
     """Times of the ends of stages: events on the device's stream, or readings of the host's clock."""
 
     def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
+        self._cuda, self._device = device.type == "cuda", device
         self._marks: list[tuple[str, torch.cuda.Event | float]] = []
         self("start")
 
@@ -68,7 +68,7 @@ class Marks:
         """The stage `name` ends here."""
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             self._marks.append((name, event))
         else:
             self._marks.append((name, time.perf_counter()))
@@ -76,7 +76,7 @@ class Marks:
     def milliseconds(self) -> dict[str, float]:
         """Stage → its time since the mark before; waits for the device."""
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         out = {}
         for (_, before), (name, after) in zip(self._marks, self._marks[1:], strict=False):
             if isinstance(before, torch.cuda.Event) and isinstance(after, torch.cuda.Event):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.cli.common import emit, one_line, say, table, versions
+from alpamayo_rt.cli.common import emit, one_line, say, versions
 from alpamayo_rt.errors import InputError
 
 
@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
 
         emit(markdown(record))
     else:
-        emit(_text(record))
+        from alpamayo_rt.cli.bench_text import text
+
+        emit(text(record))
     failed = [line for result in record["results"] for line in _failed_check(result)]
     failed += [f"not all was timed: {record['error']}"] if "error" in record else []
     if earlier is not None:
@@ -191,35 +193,3 @@ def _names(text: str | None, option: str) -> tuple[str, ...] | None:
     if not all(names) or len(set(names)) != len(names):
         raise InputError(f"{option}: {text!r}, expected different names with commas between them")
     return names
-
-
-_TIMES = ("p90_ms", "p99_ms", "end_to_end_ms")
-
-
-def _text(record: dict[str, Any]) -> str:
-    lines = [f"{record['device']}, {record['date']}; milliseconds, medians"]
-    rows = []
-    for result in record["results"]:
-        stages = result.get("stages_ms", {})
-        achieved = result.get("achieved", {})
-        cells = [
-            f"{value:.2f}" + (f" ({achieved[name]['of_ceiling']:.0%})" if name in achieved else "")
-            for name, value in stages.items()
-        ]
-        rows.append(
-            (
-                result["workload"], result["engine"], result["precision"], f"{result['total_ms']:.2f}",
-                *(f"{result[name]:.2f}" if name in result else "" for name in _TIMES),
-                *cells, f"{result['peak_gib']:.2f}", str(result["n"]),
-            )
-        )  # fmt: skip
-    header = (
-        "workload", "engine", "precision", "total", "p90", "p99", "from frames", "vision", "prefill",
-        "decode step", "expert step", "peak GiB", "n",
-    )  # fmt: skip
-    lines.append(table(header, rows))
-    if record.get("ceilings"):
-        found = {name: value for name, value in record["ceilings"].items() if value is not None}
-        lines.append("ceilings: " + ", ".join(f"{name} {value}" for name, value in found.items()))
-        lines.append("(in brackets: the stage's floor at these ceilings, over its time)")
-    return "\n".join(lines)

@@ -276,7 +276,7 @@ def load_network(
     placed = match_tensors(checkpoint, network)
     exact = _exact_types(network)
     narrowed = set(plan.layers(network)) if plan is not None and checkpoint.plan is None else set()
-    _materialize_buffers(network, checkpoint.config, device, dtype)
+    materialize_buffers(network, checkpoint.config, device, dtype)
     buffers = dict(network.named_buffers())
     wanted = {name: ours for name, ours in placed.items() if ours.startswith(only)}
     for name, tensor in _read_tensors(checkpoint, wanted, progress):
@@ -298,7 +298,7 @@ def load_network(
     return network.eval()
 
 
-def _materialize_buffers(
+def materialize_buffers(
     network: Network, config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Statistics and frequencies as float32; rounded to `dtype` where the checkpoint does not store them."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alpamayo_rt import tasks
+from alpamayo_rt.sizes import SIZES_10B, SIZES_10B_UNLABELLED, SIZES_36B, ReleasedSizes
 from alpamayo_rt.tasks import Task
 
 CAMERA_NAMES = (
@@ -55,6 +56,7 @@ class Family:
             clamped to its bounds. None: neither.
         system: the system sentence.
         tensor_prefixes: (prefix in the checkpoint, prefix in our modules), the first match counts.
+        released: sizes of the released checkpoint; None: nothing is known that could be timed without it.
     """
 
     model_type: str
@@ -77,6 +79,7 @@ class Family:
         ("action_out_proj.", "expert.action_out_proj."),
         ("action_space.", "action_space."),
     )
+    released: ReleasedSizes | None = None
 
     @property
     def takes_navigation(self) -> bool:
@@ -138,6 +141,7 @@ ALPAMAYO_R1 = Family(
     navigation_marks=None,
     stored_statistics=True,
     tasks=(_TRAJECTORY,),
+    released=SIZES_10B_UNLABELLED,
 )
 ALPAMAYO_1_5 = Family(
     model_type="alpamayo1_5",
@@ -150,6 +154,7 @@ ALPAMAYO_1_5 = Family(
     navigation_marks=("<|route_start|>", "<|route_end|>"),
     stored_statistics=False,
     tasks=(_TRAJECTORY, _QUESTION),
+    released=SIZES_10B,
 )
 
 _DRIVING_SIX, _AROUND_SIX = (0, 1, 2, 3, 5, 6), (0, 1, 2, 3, 4, 5)
@@ -183,6 +188,7 @@ ALPAMAYO_2_SUPER = Family(
     resizes_in_float=True,
     cuts_text=True,
     still_below=0.6,
+    released=SIZES_36B,
     tensor_prefixes=(
         *_VLM_PREFIXES,
         ("expert.expert.", "expert.decoder."),

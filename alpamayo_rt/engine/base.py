@@ -8,7 +8,7 @@ these stages; an engine that can do better (a graph over all steps, say) overrid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +47,23 @@ class Engine(ABC):
         """Whether the expert runs all its steps inside, so that there is no velocity to ask for."""
         return False
 
+    @property
+    def reuses_frames(self) -> bool:
+        """Whether images whose `frame_ids` were seen before are not encoded again."""
+        return False
+
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype):
         self.config, self.device, self.dtype = config, device, dtype
 
     @abstractmethod
-    def encode_images(self, images: Images) -> VisionFeatures:
-        """Patches → image tokens and DeepStack features."""
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
+        """Patches → image tokens and DeepStack features.
+
+        Args:
+            images: all images of a request.
+            frame_ids: one key an image; the same key means the same picture. Engines that keep features
+                (`reuses_frames`) need not encode again what they have seen; others look at none of this.
+        """
 
     @abstractmethod
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:

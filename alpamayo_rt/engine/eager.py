@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -33,7 +33,7 @@ class EagerEngine(Engine):
         self.precision = precision
 
     @torch.inference_mode()
-    def encode_images(self, images: Images) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`. Images of one size run together; sizes may differ within a request."""
         pixels = images.pixel_values.to(self.device, self.dtype)
         return encode_by_size(images, pixels, self.network.vision)

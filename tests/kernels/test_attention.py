@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
+from interpreted import run_again_in_the_interpreter
 
 from alpamayo_rt.kernels.attention import operations as ops
 from alpamayo_rt.kernels.attention.scratch import (
@@ -17,6 +15,7 @@ from alpamayo_rt.kernels.attention.scratch import (
     DecodeScratch,
     ExpertConfiguration,
     ExpertScratch,
+    decode_configuration,
 )
 
 GPU = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -167,9 +166,7 @@ def test_expert_attention(
                 expected = naive(q[c, w, h], keys, values, dim**-0.5)
                 assert torch.allclose(exact[c, w, h], expected, atol=1e-12)
     out = torch.full((candidates, waypoints, heads, dim), torch.nan, dtype=dtype, device=device)
-    ops.expert_attention(
-        q, cache.keys, cache.values, *arguments, own_keys, own_values, dim**-0.5, out, scratch
-    )
+    ops.expert_attention(q, cache.keys, cache.values, *arguments, own_keys, own_values, dim**-0.5, out, scratch)
     assert error(out, exact) < BOUND[dtype]
 
 
@@ -177,10 +174,6 @@ def test_expert_attention(
 @pytest.mark.parametrize(("rows", "heads"), [(1, 32), (6, 32), (1, 64), (6, 64), (16, 64)])
 @pytest.mark.parametrize("in_last", [False, True])
 def test_decode_attention_at_released_sizes(rows: int, heads: int, in_last: bool) -> None:
-    from dataclasses import replace
-
-    from alpamayo_rt.kernels.attention.scratch import decode_configuration
-
     tails = [(7 * r) % 40 for r in range(rows)]
     cache = Cache(8, 128, 3117, tails, 257, torch.bfloat16, "cuda")
     q = random(rows, heads, 128, seed=2, dtype=torch.bfloat16, device="cuda")
@@ -219,15 +212,4 @@ def test_expert_attention_at_released_sizes(candidates: int, heads: int) -> None
 
 def test_kernels_in_the_interpreter() -> None:
     """The tests above once more with Triton's kernels, which run in numpy where there is no GPU."""
-    pytest.importorskip("triton")
-    if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
-        return  # the tests above are that run
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"TRITON_INTERPRET": "1", "ALPAMAYO_RT_NO_SKIPS": ""},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    run_again_in_the_interpreter(__file__)

@@ -122,7 +122,11 @@ def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest
     ways = (
         [Configuration(2, 256, 1, 1), Configuration(4, 512, 1, 2), Configuration(8, 1024, 2, 4)]
         if rows == 1
-        else [Configuration(16, long, 1, 2, 1), Configuration(16, long, 2, 3, 2), Configuration(32, 128, 4, 4, 8)]
+        else [
+            Configuration(16, long, 1, 2, 1),
+            Configuration(16, long, 2, 3, 2),
+            Configuration(32, 128, 4, 4, 8),
+        ]
     )
     for way in ways:
         for outputs in (n, 2 * n):

@@ -14,12 +14,13 @@ import torch
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.base import Engine, Lap, OnToken, Rollout
 from alpamayo_rt.engine.graphs.cache import CacheSet, CacheSets, SegmentedCache, up
-from alpamayo_rt.engine.graphs.decode import DecodeRun
+from alpamayo_rt.engine.graphs.decode import DecodePass
 from alpamayo_rt.engine.graphs.few import MOST_ROWS, FewRows
 from alpamayo_rt.engine.graphs.flow import FlowRun
 from alpamayo_rt.engine.graphs.frames import FrameCache
 from alpamayo_rt.engine.graphs.graph import Graphs
 from alpamayo_rt.engine.graphs.prefill import BUCKET, PrefillRun
+from alpamayo_rt.engine.graphs.rollout import DecodeStep
 from alpamayo_rt.engine.graphs.segments import Segments, gathered, of_cache
 from alpamayo_rt.engine.graphs.vision import VisionRun
 from alpamayo_rt.engine.graphs.weights import fuse, layer_weights
@@ -117,12 +118,10 @@ class GraphEngine(Engine):
             self._few[rows] = FewRows(rows, self.config.language, self.device, self.dtype)
         return self._few[rows]
 
-    def _decode(self, cache: SegmentedCache) -> tuple[DecodeRun, Callable[[], None]]:
-        def make() -> DecodeRun:
-            language = self.network.language
-            return DecodeRun(
-                language, self._layers, self._head, self._rows(cache.rows), cache.home, cache.tail_room
-            )
+    def _decode(self, cache: SegmentedCache) -> tuple[DecodeStep, Callable[[], None]]:
+        def make() -> DecodeStep:
+            few, language = self._rows(cache.rows), self.network.language
+            return DecodeStep(DecodePass(language, self._layers, self._head, few, cache.home, cache.tail_room))
 
         return self._rest.get(("decode", cache.home.number, cache.rows, cache.tail_room), make)
 
@@ -139,7 +138,7 @@ class GraphEngine(Engine):
         rows = max(max(sequences) + 1, cache.rows)
         cache.divide(rows, max(map(len, tokens)) + max(cache.tail_length, default=0))
         run, _ = self._decode(cache)
-        return run.append(cache, sequences, tokens, unseen)
+        return run.decode.append(cache, sequences, tokens, unseen)
 
     @torch.inference_mode()
     def reason(
@@ -166,7 +165,7 @@ class GraphEngine(Engine):
         uniforms: torch.Tensor,
         forced: torch.Tensor | None,
         on_token: OnToken | None,
-    ) -> DecodeRun:
+    ) -> DecodeStep:
         """Launch everything up to the last pass that is needed; nothing has been waited for after that."""
         cache.divide(len(uniforms), sampling.max_generate_length)
         run, replay = self._decode(cache)
@@ -197,7 +196,7 @@ class GraphEngine(Engine):
         noise, sequence = noise.to(self.device), torch.tensor(list(reads), device=self.device)
         run = self._roll_out(cache, logits, sampling, rule, uniforms, forced, on_token)
         lap("decode")
-        run.hand_off(sequence, segments, self.config.expert)
+        run.hand_off(sequence, segments, noise.shape[1], self.config.expert)
         flow.x.copy_(noise)
         replay()
         lap("expert")

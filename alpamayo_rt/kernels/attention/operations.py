@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from alpamayo_rt.kernels.attention.scratch import DecodeScratch, ExpertScratch
-from alpamayo_rt.kernels.contract.operations import uses_triton
+from alpamayo_rt.kernels.dispatch import uses_triton
 
 
 def decode_attention(
@@ -42,8 +42,8 @@ def decode_attention(
         prefix_length: () int32 or int64.
         tail_start: first slot of the first tail.
         tail_room: slots of a tail.
-        tail_length: (R,) int32 or int64, the tokens that a row sees of its tail, its own new one included. A row
-            with 0 sees the prefix alone; one that sees nothing at all gets zeros.
+        tail_length: (R,) int32 or int64, the tokens that a row sees of its tail, its own new one included. A
+            row with 0 sees the prefix alone; one that sees nothing at all gets zeros.
         scale: of the products, 1 / √d.
         out: (R, heads, d) contiguous.
         scratch: of R rows, heads and d.

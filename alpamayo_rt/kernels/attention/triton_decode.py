@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernel of `operations.decode_attention`.
 
-The prefix is divided among programs; each reads its tokens once for all query rows of a key-value head. The tail
-of each sequence is a further program of that head. The parts are combined by the head's last program to arrive,
-or by a second kernel.
+The prefix is divided among programs; each reads its tokens once for all query rows of a key-value head. The
+tail of each sequence is a further program of that head. The parts are combined by the head's last program to
+arrive, or by a second kernel.
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ def _decode(
         if arrived == SPLITS + sequences - 1:
             tl.debug_barrier()
             row = (member // GROUP) * heads + head
-            combine_rows(
-                parts, log_sums, out, row, member < sequences * GROUP, rows, SPLITS + 1, DIM, BLOCK_D
-            )
+            combine_rows(parts, log_sums, out, row, member < sequences * GROUP, rows, SPLITS + 1, DIM, BLOCK_D)
             tl.store(arrivals + kv_head, 0)
 
 

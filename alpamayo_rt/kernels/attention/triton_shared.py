@@ -120,7 +120,9 @@ def combine_rows(
     for part in tl.static_range(PARTS):
         log_sum = tl.load(log_sums + part * rows + row, mask=inside, other=0.0, cache_modifier=".cg")
         weight = tl.exp2(log_sum - largest)
-        average = tl.load(parts + part * rows.to(tl.int64) * DIM + at, mask=here, other=0.0, cache_modifier=".cg")
+        average = tl.load(
+            parts + part * rows.to(tl.int64) * DIM + at, mask=here, other=0.0, cache_modifier=".cg"
+        )
         total += weight
         mixed += weight[:, None] * average.to(tl.float32)
     mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]

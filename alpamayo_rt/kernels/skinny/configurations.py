@@ -46,7 +46,9 @@ def default(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:
     if rows == 1:
         chunk = {"float": 8, "e4m3": 16, "int4": 32}[kind]
         warps = 4 if longest >= 128 * chunk else 1
-        return Configuration(4 if outputs >= 2048 else 2, min(max(longest, chunk), 32 * warps * chunk), warps, 2)
+        return Configuration(
+            4 if outputs >= 2048 else 2, min(max(longest, chunk), 32 * warps * chunk), warps, 2
+        )
     split = 4 if longest >= 512 else 1
     block_k = 128 if kind == "int4" else min(max(longest // split, 16), 128)
     return Configuration(16, block_k, 4 if split == 4 else 1, 3, split)

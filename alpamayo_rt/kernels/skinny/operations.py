@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.contract.operations import uses_triton
+from alpamayo_rt.kernels.dispatch import uses_triton
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
 
 

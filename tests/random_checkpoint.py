@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from checkpoint_files import edit_json
 from safetensors.torch import save_file
 from situations import SHIPPED_SUPER
 
@@ -25,9 +28,13 @@ def tensor_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     return {checkpoint_name(name, config): p.shape for name, p in network.named_parameters()}
 
 
-def write_random_super(folder: Path, shards: int = 2, seed: int = 0) -> Path:
+def write_random_super(
+    folder: Path, shards: int = 2, seed: int = 0, change: Callable[[dict[str, Any]], object] | None = None
+) -> Path:
     """A tiny Alpamayo 2 Super with the shipped configuration; its bfloat16 weights say nothing sensible."""
     shutil.copytree(SHIPPED_SUPER / "model" / "checkpoint", folder, dirs_exist_ok=True)
+    if change is not None:
+        edit_json(folder / "config.json", change)
     config = parse_model_config(folder, read_json(folder / "config.json"), {})
     generator = torch.Generator().manual_seed(seed)
     files = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]

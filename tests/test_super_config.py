@@ -55,7 +55,10 @@ def test_expert_overrides_and_layer_choices_do_nothing() -> None:
     ("change", "message"),
     [
         (lambda c: c.pop("vlm_config"), r"vlm_config: None, expected an object"),
-        (lambda c: c["expert_config"].pop("llm_config"), r"expert_config\.llm_config: None, expected an object"),
+        (
+            lambda c: c["expert_config"].pop("llm_config"),
+            r"expert_config\.llm_config: None, expected an object",
+        ),
         (lambda c: c["traj_ids"].pop("history_id0"), r"traj_ids\.history_id0: missing"),
         (lambda c: c.update(frame_label="time"), r"frame_label: 'time' is not supported"),
         (lambda c: c["expert_config"]["diffusion_cfg"].update(int_method="heun"), "int_method: 'heun'"),
@@ -87,7 +90,9 @@ def test_added_tokens_are_those_of_the_config_whether_in_the_tokenizer_or_not(
     own = load(str(folder), "eager", "fp32", "cpu").tokenizer
     assert own.encode(text) == model_2_super.tokenizer.encode(text)
     edit_json(folder / "config.json", lambda raw: raw["traj_ids"].update(future_start=4400))
-    with pytest.raises(ModelError, match=r"<\|traj_future_start\|> gets id 4446, the checkpoint's config says 4400"):
+    with pytest.raises(
+        ModelError, match=r"<\|traj_future_start\|> gets id 4446, the checkpoint's config says 4400"
+    ):
         load(str(folder), "eager", "fp32", "cpu")
 
 
@@ -131,7 +136,9 @@ def released_config() -> Any:
 
 
 def test_fused_contract_of_the_released_sizes_has_128_cache_entries() -> None:
-    bindings = {b.name: b.shape for b in part_bindings(released_config(), "expert", "fused", torch.float16).inputs}
+    bindings = {
+        b.name: b.shape for b in part_bindings(released_config(), "expert", "fused", torch.float16).inputs
+    }
     assert bindings["kv_cache"] == (128, "B", 8, "S", 128)
 
 

@@ -110,7 +110,9 @@ def test_the_limit_is_the_tasks_own_where_nothing_is_said(
     limits: list[int] = []
     reason = type(model_2_super.engine).reason
 
-    def watched(self: Engine, cache: Any, logits: Any, sampling: Any, rule: Any, uniforms: Any, **more: Any) -> Any:
+    def watched(
+        self: Engine, cache: Any, logits: Any, sampling: Any, rule: Any, uniforms: Any, **more: Any
+    ) -> Any:
         limits.append(sampling.max_generate_length)
         assert uniforms.shape[1] == sampling.max_generate_length
         return reason(self, cache, logits, sampling, rule, uniforms[:, :1], **more)

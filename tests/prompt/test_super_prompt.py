@@ -124,7 +124,9 @@ def test_a_task_without_a_history(model_2_super: Model) -> None:
 
 def test_other_families_name_their_tasks(model_1_5: Model) -> None:
     wrong = driving_sample().replaced(task="meta_action")
-    with pytest.raises(InputError, match=r"task: Alpamayo 1\.5 has no meta_action, expected one of trajectory, vqa"):
+    with pytest.raises(
+        InputError, match=r"task: Alpamayo 1\.5 has no meta_action, expected one of trajectory, vqa"
+    ):
         model_1_5.infer(wrong)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a model writes is read or stays text with a reason; what it writes well comes back as it was meant."""
+"""Whatever a model writes is read or stays text with a reason; what it writes well comes back as meant."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every task from sample to result on random weights; answers are put into the model's mouth where they matter."""
+"""Every task from sample to result on random weights; texts that matter are put into the model's mouth."""
 
 from __future__ import annotations
 

@@ -76,9 +76,7 @@ def test_every_recorded_case_passes(
     said = capsys.readouterr().out
     compared, over = map(int, re.search(r"(\d+) comparisons in \d+ case\(s\), (\d+) over", said).groups())
     assert over == 0
-    assert compared >= DRIVING_ROWS * sum(
-        name in DRIVING_CASES for of, name in CASES if of == family
-    )
+    assert compared >= DRIVING_ROWS * sum(name in DRIVING_CASES for of, name in CASES if of == family)
 
 
 @pytest.mark.slow

@@ -164,6 +164,7 @@ ALPAMAYO_2_SUPER = Family(
     hub_id="nvidia/Alpamayo2-Super",
     special_tokens=_R1_TOKENS,
     labels_images=True,
+    released=SIZES_36B,
     navigation_marks=("", ""),
     stored_statistics=False,
     tasks=(

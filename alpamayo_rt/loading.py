@@ -113,8 +113,8 @@ def make_engine(
     """Put a network on an engine that runs modules.
 
     Args:
-        engine: eager; graphs, which needs an NVIDIA GPU of compute capability 8.0 or later, and Triton; or auto:
-            graphs where they run, but in float32 eager.
+        engine: eager; graphs, which needs an NVIDIA GPU of compute capability 8.0 or later, and Triton; or
+            auto: graphs where they run, but in float32 eager.
         network: loaded, on `device`.
         config: of the network.
         device: where it runs.

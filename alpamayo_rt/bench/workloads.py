@@ -16,7 +16,7 @@ from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.prompt.history import history_bins
 from alpamayo_rt.prompt.positions import mrope_positions
-from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, prepare_images
+from alpamayo_rt.prompt.prompt import Images, Prompt, prepare_images
 from alpamayo_rt.sample.sample import HISTORY_POSES, STEP_SECONDS, Sample
 
 FRAMES, HEIGHT, WIDTH = 4, 1080, 1920
@@ -152,7 +152,7 @@ def request_of(model: Model, workload: Workload) -> Request:
     return _request(
         workload,
         sample,
-        lambda images: build_prompt(sample, images, config, model.tokenizer),
+        lambda images: model.prompt_of(sample, images),
         config,
         model.engine.device,
         model.stop_rule(config.family.tasks[0]),
@@ -163,7 +163,18 @@ def released_request(config: ModelConfig, workload: Workload, device: torch.devi
     """The workload at the released sizes, without a tokenizer: the layout's tokens, text of no meaning."""
     family, sizes = released.find_released(config.family.model_type)
     sample = _sample(sizes.cameras, device)
+<<<<<<< HEAD
     rule = StopRule.of(family.tasks[0], config, released.special_id(family, "traj_future_start"))
+=======
+    first = config.traj_token_start
+    end = config.language.eos_token_id
+    ends = ((end, end + 1),) if family.tasks[0].masks_end else ()
+    rule = StopRule(
+        ((first, first + config.traj_vocab_size), *ends),
+        released.special_id(family, "traj_future_start"),
+        end,
+    )
+>>>>>>> main
     return _request(
         workload,
         sample,

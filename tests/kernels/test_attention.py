@@ -143,7 +143,7 @@ def test_expert_attention(
     own_keys, own_values = own[:, :, 0], own[:, :, 1]
     scratch = ExpertScratch.allocate(
         candidates, waypoints, heads, kv_heads, dim, device,
-        ExpertConfiguration(splits, block_m=16, block_n=16, warps=4, half_parts=half),
+        ExpertConfiguration(splits, block_m=16, block_n=16, warps=4, registers=None, half_parts=half),
     )  # fmt: skip
     scratch.parts.fill_(torch.nan)
     arguments = (

@@ -49,7 +49,7 @@ def normed(x: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
 
 
 def assert_close(mine: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
-    """Relative L2 distance. The interpreter cuts bfloat16 off instead of rounding; float32 sees the rest there."""
+    """Relative L2 distance; the interpreter cuts bfloat16 off instead of rounding it."""
     assert bool(torch.isfinite(mine).all())
     error = (mine.double() - expected).norm() / expected.norm()
     cut = os.environ.get("TRITON_INTERPRET") == "1"
@@ -117,7 +117,7 @@ def test_released_sizes(shape: tuple[int, int], rows: int, kind: str) -> None:
 @pytest.mark.parametrize("rows", [1, 5])
 def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even and uneven tiles, split and unsplit, deeper than K is long; an entry of the table is obeyed."""
-    n, k = 9, 512
+    n, k = 5, 512
     long = 128 if kind == "int4" else 64
     ways = (
         [Configuration(2, 256, 1, 1), Configuration(4, 512, 1, 2), Configuration(8, 1024, 2, 4)]

@@ -7,7 +7,7 @@ The tower treats each image alone, so the features of a frame are the same in ev
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 

@@ -45,6 +45,8 @@ class ExpertConfiguration:
         block_n: cached tokens a step of a program.
         warps: of a program.
         stages: tiles in flight.
+        registers: the most that a thread may take, or None. At 128, two programs of 8 warps share a
+            multiprocessor, and one computes weights while the other multiplies.
         half_parts: whether the parts are kept in float16 (they are averages of values, so that its range is
             that of the values); otherwise in float32.
     """
@@ -54,6 +56,7 @@ class ExpertConfiguration:
     block_n: int = 64
     warps: int = 8
     stages: int = 2
+    registers: int | None = 128
     half_parts: bool = False
 
 
@@ -75,7 +78,10 @@ def expert_configuration(candidates: int, waypoints: int, heads: int, kv_heads: 
     block_m = 128 if queries > 64 else 64
     tiles = candidates * kv_heads * -(-queries // block_m)
     return ExpertConfiguration(
-        min(max(_PROGRAMS // tiles, 1), 16), block_m=block_m, warps=8 if block_m == 128 else 4
+        min(max(_PROGRAMS // tiles, 1), 17),
+        block_m=block_m,
+        warps=8 if block_m == 128 else 4,
+        registers=128 if block_m == 128 else None,
     )
 
 

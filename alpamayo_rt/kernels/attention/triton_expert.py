@@ -151,6 +151,6 @@ def expert_attention(
         *own_values.stride()[:3], tail_start, tail_room, candidates * waypoints * heads, waypoints, heads,
         scale * math.log2(math.e),
         GROUP=group, DIM=dim, BLOCK_D=padded(dim), BLOCK_M=c.block_m, BLOCK_N=c.block_n, SPLITS=c.splits,
-        PRECISION=dot_precision(q), num_warps=c.warps, num_stages=c.stages,
+        PRECISION=dot_precision(q), num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers,
     )  # fmt: skip
     combine(scratch.parts, scratch.log_sums, out)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from alpamayo_rt.kernels.contract.operations import uses_triton
+from alpamayo_rt.kernels.dispatch import uses_triton
 
 GOING, CLOSED, SAID_END, AT_LIMIT = range(4)
 """States of a row: goes on; its closing token was run; it sampled the end token; it sampled its last token."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from alpamayo_rt.kernels.contract.operations import uses_triton
+from alpamayo_rt.kernels.dispatch import uses_triton
 
 MASS_BITS = 44
 LOG2_E = math.log2(math.e)

@@ -32,10 +32,10 @@ _INFINITY = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def _scaled(logits, index, end, masked, ranges, settings):
+def _scaled(logits, index, end, masked, settings, RANGES: tl.constexpr):
     """Logits over the temperature, −∞ where masked or past the end."""
     x = tl.load(logits + index, mask=index < end, other=float("-inf"))
-    for r in range(ranges):
+    for r in tl.static_range(RANGES):
         first, last = tl.load(masked + 2 * r), tl.load(masked + 2 * r + 1)
         x = tl.where((index >= first) & (index < last), float("-inf"), x)
     temperature = tl.where(tl.load(settings + 3) != 0.0, 1.0, tl.load(settings)).to(tl.float32)
@@ -80,7 +80,7 @@ def _extremes(
     counters,
     row_stride,
     size,
-    ranges,
+    RANGES: tl.constexpr,
     INDEX_BITS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     BINS: tl.constexpr,
@@ -92,7 +92,7 @@ def _extremes(
     low = tl.full([BLOCK], _INFINITY, tl.float32)
     for first in range(start, end, BLOCK):
         index = first + tl.arange(0, BLOCK)
-        x = _scaled(logits + row * row_stride, index, end, masked, ranges, settings)
+        x = _scaled(logits + row * row_stride, index, end, masked, settings, RANGES)
         top = tl.maximum(top, tl.where(index < end, order_of(x, index, INDEX_BITS), -(2**62)))
         low = tl.minimum(low, tl.where(x > float("-inf"), x, _INFINITY))
     tl.store(best + row * PROGRAMS + program, tl.max(top, 0))
@@ -119,7 +119,7 @@ def _histogram(
     found_ranges,
     row_stride,
     size,
-    ranges,
+    RANGES: tl.constexpr,
     INDEX_BITS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -134,7 +134,7 @@ def _histogram(
         start, end = _span(size, program, PROGRAMS)
         for first in range(start, end, BLOCK):
             index = first + tl.arange(0, BLOCK)
-            x = _scaled(logits + row * row_stride, index, end, masked, ranges, settings)
+            x = _scaled(logits + row * row_stride, index, end, masked, settings, RANGES)
             mass = mass_of(x, largest)
             place = row * BINS + bin_of(x, largest, smallest, BINS)
             tl.atomic_add(masses + place, mass, mask=mass > 0, sem="relaxed")
@@ -210,7 +210,7 @@ def _select(
     out,
     row_stride,
     size,
-    ranges,
+    RANGES: tl.constexpr,
     INDEX_BITS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -233,7 +233,7 @@ def _select(
         start, end = _span(size, program, PROGRAMS)
         for first in range(start, end, BLOCK):
             index = first + tl.arange(0, BLOCK)
-            x = _scaled(logits + row * row_stride, index, end, masked, ranges, settings)
+            x = _scaled(logits + row * row_stride, index, end, masked, settings, RANGES)
             place = bin_of(x, largest, smallest, BINS)
             wanted = (place >= kept_low) & (place <= kept_high)
             wanted = wanted | (place >= drawn_low) & (place <= drawn_high) | (place == k_bin)
@@ -279,11 +279,11 @@ def choose_tokens(
     rows, size = logits.shape
     c, programs = scratch.configuration, scratch.best.shape[1]
     common = {
-        "INDEX_BITS": max(1, (size - 1).bit_length()), "PROGRAMS": programs, "BINS": c.bins, "BLOCK": c.block,
-        "num_warps": c.warps,
+        "RANGES": len(masked), "INDEX_BITS": max(1, (size - 1).bit_length()), "PROGRAMS": programs,
+        "BINS": c.bins, "BLOCK": c.block, "num_warps": c.warps,
     }  # fmt: skip
     padded = triton.next_power_of_2(programs)
-    grid, sizes = (rows, programs), (logits.stride(0), size, len(masked))
+    grid, sizes = (rows, programs), (logits.stride(0), size)
     _extremes[grid](
         logits, masked, settings, scratch.best, scratch.least, scratch.masses, scratch.counts, scratch.counters,
         *sizes, **common,

@@ -48,7 +48,7 @@ def bin_of(x, largest, smallest, BINS: tl.constexpr):
     """Of tokens with a mass; monotone, whatever its rounding."""
     width = tl.maximum(tl.minimum(largest - smallest, _SPAN), 1e-20)
     place = (largest - tl.maximum(x, largest - 2 * _SPAN)) * ((BINS - 1) / width)
-    return tl.minimum(place, BINS - 1.0).to(tl.int32)
+    return tl.minimum(tl.maximum(place, 0.0), BINS - 1.0).to(tl.int32)
 
 
 @triton.jit

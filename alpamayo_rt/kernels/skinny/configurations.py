@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the skinny kernels cut their work, chosen by rows, sizes and kind of weight; nothing is tuned at run time.
+"""How the skinny kernels cut their work, by rows, sizes and kind of weight; nothing is tuned at run time.
 
 `benchmarks/skinny_linear.py` measures candidates and prints the entries of `TABLE`.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PROGRAMMATIC_LAUNCH = False
-"""Start a kernel while the one before it drains, and fetch its first weights before waiting for that one's result.
+"""Start a kernel while the one before it drains; it fetches weights, then waits for that one's result.
 
 Read when a kernel is launched, so that it may be changed between two captures. Needs compute capability 9.0.
 """

@@ -3,14 +3,14 @@
 
 Each writes into a buffer that its caller owns, reads nothing back to the host, and can be captured in a CUDA
 graph. Weights are read once, in the form in which they are stored; inputs are never narrowed, sums are float32.
-On a GPU (and everywhere under TRITON_INTERPRET=1) each is one Triton kernel; elsewhere its torch twin, which has
-the same signature and is the kernel's oracle: float32 inside, or float64 when it is fed float64.
+On a GPU (and everywhere under TRITON_INTERPRET=1) each is one Triton kernel; elsewhere its torch twin, which
+has the same signature and is the kernel's oracle: float32 inside, or float64 when it is fed float64.
 
-Rounding. The modules of `model/decoder.py` round the normed input twice (after dividing by the root mean square,
-after the norm's weight). The kernels do not: with one row the input enters the product in float32, with more it
-is rounded once, and the root mean square, whose sum runs beside the product, divides the product. Logits (a
-float32 `out`) are not rounded to the type of the input first. Both are nearer to exact arithmetic. Gate and up,
-and the product that is added to the residual, are rounded where the modules round them.
+Rounding. The modules of `model/decoder.py` round the normed input twice (after dividing by the root mean
+square, after the norm's weight). The kernels do not: with one row the input enters the product in float32, with
+more it is rounded once, and the root mean square, whose sum runs beside the product, divides the product.
+Logits (a float32 `out`) are not rounded to the type of the input first. Both are nearer to exact arithmetic.
+Gate and up, and the product that is added to the residual, are rounded where the modules round them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launches of the skinny kernels; what they do stands at their twins in `operations`."""
+"""Launches of the skinny kernels; what they do stands at their twins in `operations`.
+
+Tensors on the `meta` device compile a kernel for the present GPU into Triton's cache and run nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,25 @@ def _launch(
 ) -> None:
     rows, k = inputs.shape
     c = configurations.choose(rows, weight.kind, len(weight.values), k)
-    overlap = configurations.PROGRAMMATIC_LAUNCH and out.is_cuda
+    on_gpu = out.device.type != "cpu"
+    overlap = configurations.PROGRAMMATIC_LAUNCH and on_gpu
     tensors = (inputs, norm, *weight, out)
     meaning = {"K": k, "KIND": weight.kind, "NORM": norm is not None, "SWIGLU": swiglu, "ADD": add}
     shape = {"BLOCK_N": c.block_n, "BLOCK_K": c.block_k, "DEPTH": c.depth, "OVERLAP": overlap}
     options = {"num_warps": c.warps, "launch_pdl": overlap}
     grid = (triton.cdiv(out.shape[1], c.block_n),)
+    arguments: list[object] = [*tensors, out.shape[1], eps]
     if rows == 1:
-        one_row[grid](*tensors, out.shape[1], eps, **meaning, **shape, **options)
+        kernel = one_row
     else:
-        few_rows[grid](
-            *tensors, rows, out.shape[1], eps, **meaning, **shape, **options,
-            ROWS=8 if rows <= 8 else 16, SPLIT=c.split, TENSOR_CORES=out.is_cuda, num_stages=c.depth,
-        )  # fmt: skip
+        kernel = few_rows
+        arguments.insert(-2, rows)
+        shape |= {"ROWS": 8 if rows <= 8 else 16, "SPLIT": c.split, "TENSOR_CORES": on_gpu}
+        options["num_stages"] = c.depth
+    if out.is_meta:
+        kernel.warmup(*arguments, grid=grid, **meaning, **shape, **options)
+    else:
+        kernel[grid](*arguments, **meaning, **shape, **options)
 
 
 def norm_linear(

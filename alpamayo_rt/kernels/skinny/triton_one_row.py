@@ -2,8 +2,9 @@
 """The kernel for one row: multiply and add, 16 bytes of weights a thread and load.
 
 A thread owns chunks of 16 bytes: 8 inputs in 16 bits, 16 in e4m3, 32 in int4. The inputs' own vector is read in
-pieces of 8 (16 bytes again), and the chunk is taken apart to match, so that no value changes its thread. Tiles are
-(chunks, rows, elements): Triton lays threads along the first dimension where it has the choice.
+pieces of 8 (16 bytes again), and the chunk is taken apart to match, so that no value changes its thread, as
+long as a tile has a chunk for each thread. Tiles are (chunks, rows, elements): Triton lays threads along the
+first dimension where it has the choice.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _tile(weight, row, k0, K: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.con
 @triton.jit
 def _piece(inputs, norm, k0, OFFSET: tl.constexpr, K: tl.constexpr, CHUNK: tl.constexpr,
            BLOCK_K: tl.constexpr, NORM: tl.constexpr):  # fmt: skip
-    """Eight inputs of each chunk, float32 (chunks, 1, 8), times the norm's weight; and their squares, summed."""
+    """Eight inputs of each chunk, (chunks, 1, 8) float32, times the norm's weight; sums of their squares."""
     k = k0 + OFFSET + tl.arange(0, BLOCK_K // CHUNK)[:, None, None] * CHUNK + tl.arange(0, 8)[None, None, :]
     if K % BLOCK_K == 0:
         value = tl.load(inputs + k).to(tl.float32)
@@ -71,7 +72,7 @@ def _sums(stored, inputs, norm, scale, zero, row, k0, K: tl.constexpr, CHUNK: tl
         value, more = _piece(inputs, norm, k0, 8, K, CHUNK, BLOCK_K, NORM)
         product, squares = product + _times(high, value), squares + more
     else:
-        # Scale and zero point are a whole chunk's: Σ (code − zero) · x · scale = (Σ code · x − zero · Σ x) · scale.
+        # A chunk has one scale and zero point: Σ (code − zero) · x · scale = (Σ code · x − zero · Σ x) · scale.
         codes = tl.join(stored & 15, stored >> 4)
         low, high = _halves(tl.reshape(codes, (codes.shape[0], codes.shape[1], 32)), 16)
         a, b = _halves(low, 8)

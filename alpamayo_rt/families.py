@@ -189,7 +189,6 @@ ALPAMAYO_2_SUPER = Family(
     resizes_in_float=True,
     cuts_text=True,
     still_below=0.6,
-    released=SIZES_36B,
     tensor_prefixes=(
         *_VLM_PREFIXES,
         ("expert.expert.", "expert.decoder."),

@@ -173,14 +173,7 @@ def released_request(config: ModelConfig, workload: Workload, device: torch.devi
     """The workload at the released sizes, without a tokenizer: the layout's tokens, text of no meaning."""
     family, sizes = released.find_released(config.family.model_type)
     sample = _sample(sizes.cameras, device)
-    first = config.traj_token_start
-    end = config.language.eos_token_id
-    ends = ((end, end + 1),) if family.tasks[0].masks_end else ()
-    rule = StopRule(
-        ((first, first + config.traj_vocab_size), *ends),
-        released.special_id(family, "traj_future_start"),
-        end,
-    )
+    rule = StopRule.of(family.tasks[0], config, released.special_id(family, "traj_future_start"))
     return _request(
         workload,
         sample,

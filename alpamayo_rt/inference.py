@@ -62,12 +62,17 @@ class Stopwatch:
             torch.cuda.synchronize(self._device)
         spent: dict[str, float] = {}
         for (_, before), (stage, after) in pairwise(self._marks):
-            if isinstance(before, torch.cuda.Event):
-                passed = before.elapsed_time(after)
-            else:
-                passed = (after - before) * 1e3  # type: ignore[operator]
-            spent[stage] = spent.get(stage, 0.0) + passed
+            spent[stage] = spent.get(stage, 0.0) + _passed(before, after)
         return spent | {"total": (time.perf_counter() - self._start) * 1e3}
+
+
+def _passed(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
+    """Milliseconds between two marks of one stopwatch."""
+    if isinstance(before, torch.cuda.Event):
+        assert isinstance(after, torch.cuda.Event)
+        return before.elapsed_time(after)
+    assert not isinstance(after, torch.cuda.Event)
+    return (after - before) * 1e3
 
 
 class Model:

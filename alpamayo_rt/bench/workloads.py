@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -140,15 +141,24 @@ class Request:
             (camera, window + frame) for camera in cameras for frame in range(self.sample.frames_per_camera)
         ]
 
+    def reads(self) -> list[int]:
+        """The sequence of each candidate."""
+        w = self.workload
+        return list(range(w.candidates)) if w.multi_seq else [0] * w.candidates
+
+    def room(self, config: ModelConfig) -> int:
+        """Slots behind the prompt, as `Model.infer` sets them aside."""
+        return self.workload.sequences * LIMIT + self.workload.candidates * config.action_space.n_waypoints
+
     def said(self) -> list[list[int]]:
         """What each sequence writes, up to and including the closing token."""
         return self.forced[:, : self.workload.passes].tolist()
 
 
-def request_of(model: Model, workload: Workload) -> Request:
-    """The workload as a checkpoint's own input: its tokenizer, its image sizes, its usual cameras."""
+def request_of(model: Model, workload: Workload, cameras: tuple[int, ...] | None = None) -> Request:
+    """The workload as a checkpoint's own input: its tokenizer, its image sizes, its usual cameras or others."""
     config = model.config
-    sample = _sample(config.family.tasks[0].cameras, model.engine.device)
+    sample = _sample(cameras or config.family.tasks[0].cameras, model.engine.device)
     return _request(
         workload,
         sample,
@@ -202,7 +212,9 @@ def _request(
     )
 
 
+@lru_cache(maxsize=1)
 def _sample(cameras: tuple[int, ...], device: torch.device) -> Sample:
+    # Kept, since all workloads of a run show the same: drawing and pinning 100 MB takes a second.
     generator = torch.Generator().manual_seed(0)
     shape = (len(cameras), FRAMES, 3, HEIGHT, WIDTH)
     frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)

@@ -26,7 +26,18 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from alpamayo_rt import __version__
-    from alpamayo_rt.cli import build_engine, calibrate, export, infer, inspect, quantize, replay, verify, world
+    from alpamayo_rt.cli import (
+        build_engine,
+        calibrate,
+        eval,
+        export,
+        infer,
+        inspect,
+        quantize,
+        replay,
+        verify,
+        world,
+    )
 
     top = _Parser(
         prog="alpamayo-rt",
@@ -35,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world):
+    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world, eval):
         module.add(commands)
     return top
 

@@ -14,7 +14,8 @@ from typing import Any
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.loading import ENGINES, PRECISIONS
-from alpamayo_rt.provenance import run_header, versions
+from alpamayo_rt.provenance import run_header as run_header
+from alpamayo_rt.provenance import versions as versions
 from alpamayo_rt.quantization.parts import NARROW
 
 

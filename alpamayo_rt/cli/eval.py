@@ -18,8 +18,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
     command = commands.add_parser(
         "eval", help="accuracy and times over many clips; goes on where it was", allow_abbrev=False,
-        description="Evaluate a model, or baseline:constant-velocity or baseline:constant-turn-rate, on clips whose "
-        "future is known. See docs/evaluation.md.",
+        description="Evaluate a model, or baseline:constant-velocity or baseline:constant-turn-rate, on clips "
+        "whose future is known. See docs/evaluation.md.",
     )  # fmt: skip
     add_model_arguments(command)
     add_engine_arguments(command)
@@ -38,12 +38,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     asked.add_argument("--top-k", type=int)
     asked.add_argument("--max-generate-length", type=int, default=256, metavar="N")
     asked.add_argument("--guidance-weight", type=float, metavar="W", help="needs navigation in every clip")
-    asked.add_argument("--seed", type=int, default=0, help="each clip's own is made from it and the clip's name")
-    asked.add_argument("--best-of", metavar="K,K", help="further numbers of candidates of which the best counts")
+    asked.add_argument(
+        "--seed", type=int, default=0, help="each clip's own is made from it and the clip's name"
+    )
+    asked.add_argument(
+        "--best-of", metavar="K,K", help="further numbers of candidates of which the best counts"
+    )
     work = command.add_argument_group("how the work is done")
     work.add_argument("--workers", type=int, metavar="N", help="one a GPU, through Ray (default: 1)")
     work.add_argument("--cluster", metavar="ADDRESS", help="of a Ray cluster; default there: all its GPUs")
-    work.add_argument("--prefetch", type=int, default=2, metavar="N", help="clips made ready ahead (default: 2)")
+    work.add_argument(
+        "--prefetch", type=int, default=2, metavar="N", help="clips made ready ahead (default: 2)"
+    )
     work.add_argument("--threads", type=int, metavar="N", help="of each worker on the CPU")
     work.add_argument("--warm-up", type=int, default=3, metavar="N", help="a worker's first clips, not timed")
     work.add_argument("--no-pictures", action="store_true", help="keep no camera pictures for the report")
@@ -82,7 +88,9 @@ def make_plan(args: argparse.Namespace) -> Any:
 
     settings = Settings(**{name: getattr(args, name) for name in SETTING_NAMES})
     if args.model.startswith(BASELINE) and args.model.removeprefix(BASELINE) not in BASELINES:
-        raise InputError(f"--model: {args.model}, expected {' or '.join(BASELINE + name for name in BASELINES)}")
+        raise InputError(
+            f"--model: {args.model}, expected {' or '.join(BASELINE + name for name in BASELINES)}"
+        )
     check_engine(args.engine)
     check_precision(args.precision)
     files = [(name, getattr(args, name)) for name in ENGINE_OPTIONS if getattr(args, name) is not None]
@@ -123,7 +131,10 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
         for name, m in summary["metrics"].items()
     ]
     parts = [table(("metric", "mean", "median", "p90", "95 % of the mean"), rows)] if rows else []
-    times = [(stage, *(f"{ms[q]:.1f}" for q in ("median", "p90", "p99"))) for stage, ms in summary["milliseconds"].items()]
+    times = [
+        (stage, *(f"{ms[q]:.1f}" for q in ("median", "p90", "p99")))
+        for stage, ms in summary["milliseconds"].items()
+    ]
     if times:
         steady = "steady state" if summary["timing"]["steady"] else "warm-up included, too few clips"
         parts.append(table((f"milliseconds, {steady}", "median", "p90", "p99"), times))

@@ -29,12 +29,15 @@ def parser() -> argparse.ArgumentParser:
     from alpamayo_rt.cli import (
         build_engine,
         calibrate,
+        compare,
+        data,
         eval,
         export,
         infer,
         inspect,
         quantize,
         replay,
+        report,
         verify,
         world,
     )
@@ -46,7 +49,21 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world, eval):
+    for module in (
+        infer,
+        inspect,
+        replay,
+        verify,
+        export,
+        build_engine,
+        calibrate,
+        quantize,
+        world,
+        data,
+        eval,
+        compare,
+        report,
+    ):
         module.add(commands)
     return top
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """All metrics of one clip, and what each is called and means.
 
-A metric of several candidates carries their number: `min_ade_6` is the best of the first six. What every run has,
-whatever its number of candidates, has none: `ade_best` is the best of all.
+A metric of several candidates carries their number: `min_ade_6` is the best of the first six. What every run
+has, whatever its number of candidates, has none: `ade_best` is the best of all.
 """
 
 from __future__ import annotations
@@ -41,6 +41,44 @@ def better(name: str) -> int:
     if name.startswith(_HIGHER):
         return HIGHER
     return NEITHER if name.startswith(_NEITHER) else LOWER
+
+
+_LABELS = {
+    "ade_best": ("ADE of the best candidate", "m"),
+    "ade_mean": ("mean ADE of the candidates", "m"),
+    "ade_first": ("ADE of the first candidate", "m"),
+    "heading_error_deg": ("heading error of the best", "°"),
+    "diversity": ("diversity, distance between candidates", "m"),
+    "comfortable": ("comfortable candidates", ""),
+    "peak_braking": ("hardest braking", "m/s²"),
+    "peak_acceleration": ("hardest acceleration", "m/s²"),
+    "peak_lateral_acceleration": ("largest lateral acceleration", "m/s²"),
+    "peak_jerk": ("largest jerk", "m/s³"),
+    "peak_longitudinal_jerk": ("largest longitudinal jerk", "m/s³"),
+    "peak_yaw_rate": ("largest yaw rate", "rad/s"),
+    "peak_yaw_acceleration": ("largest yaw acceleration", "rad/s²"),
+    "off_bounds": ("actions off bounds", ""),
+    "reasoning_tokens": ("length of the reasoning", "tokens"),
+    "cause_right": ("reasoning names the true cause", ""),
+    "branch_right": ("candidates that end in the named branch", ""),
+}
+_NUMBERED = {
+    "min_ade": ("minADE", "m"),
+    "min_fde": ("minFDE", "m"),
+    "miss_rate": ("misses at 2 m, best of", ""),
+    "corner_distance": ("corner distance, best of", "m"),
+}
+
+
+def label_of(name: str) -> tuple[str, str]:
+    """What people call a metric, and its unit; "" for a share."""
+    if name in _LABELS:
+        return _LABELS[name]
+    start, _, horizon = name.partition("_at_")
+    kind, _, count = start.rpartition("_")
+    text, unit = _NUMBERED.get(kind, (name, ""))
+    joint = "" if text.startswith("min") else " "
+    return f"{text}{joint}{count}" + (f" over {horizon[:-1]} s" if horizon else ""), unit
 
 
 def horizon_name(seconds: float) -> str:
@@ -88,7 +126,9 @@ def clip_metrics(
     out["diversity"] = diversity(candidates)
     felt = motion(candidates, headings, dt)
     out["comfortable"] = felt.comfortable().mean()
-    out["peak_braking"], out["peak_acceleration"] = felt.braking.mean(), felt.accelerating.mean()
+    # Who never brakes has a peak of zero, not a negative one.
+    out["peak_braking"] = np.maximum(-felt.braking, 0.0).mean()
+    out["peak_acceleration"] = np.maximum(felt.accelerating, 0.0).mean()
     out["peak_lateral_acceleration"] = felt.lateral.mean()
     out["peak_jerk"], out["peak_longitudinal_jerk"] = felt.jerk.mean(), felt.longitudinal_jerk.mean()
     out["peak_yaw_rate"], out["peak_yaw_acceleration"] = felt.yaw_rate.mean(), felt.yaw_acceleration.mean()

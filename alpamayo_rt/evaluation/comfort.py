@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a trajectory would feel: accelerations, jerk and turning, against limits that others published.
 
-The limits are those of nuPlan's comfort metric (Karnchanachari et al. 2024, "Towards learning-based planning: the
-nuPlan benchmark for real-world autonomous driving"), which NAVSIM uses too. Derivatives are taken, as there, from
-quadratics fitted through a short window: differences of positions to the millimetre would be noise.
+The limits are those of nuPlan's comfort metric (Karnchanachari et al. 2024, "Towards learning-based planning:
+the nuPlan benchmark for real-world autonomous driving"), which NAVSIM uses too. Derivatives are taken, as
+there, from quadratics fitted through a short window: differences of positions to the millimetre would be
+noise.
 """
 
 from __future__ import annotations

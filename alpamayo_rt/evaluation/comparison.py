@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is B as good as A? Paired over clips: an interval of the change, and one of three verdicts.
 
-Equivalence is shown, not assumed: the whole interval has to lie within the margin (two one-sided tests, Schuirmann
-1987, here with the two-sided interval and so a little stricter). Worse or better is what keeps clear of zero and is
-not equivalent. All else is undecided, and then the number of clips that would decide is told.
+Equivalence is shown, not assumed: the whole interval has to lie within the margin (two one-sided tests,
+Schuirmann 1987, here with the two-sided interval and so a little stricter). Worse or better is what keeps
+clear of zero and is not equivalent. All else is undecided, and then the number of clips that would decide is
+told.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ EQUIVALENT, WORSE, BETTER, DIFFERENT, UNDECIDED = "equivalent", "worse", "better
 class Change:
     """How one metric changes from A to B over the clips that both have.
 
-    `relative`: change and interval are fractions of A's mean; else they are differences (of shares, or of a metric
-    whose mean in A is zero). `clips_to_decide` is an estimate, None where the verdict is there.
+    `relative`: change and interval are fractions of A's mean; else they are differences (of shares, or of a
+    metric whose mean in A is zero). `clips_to_decide` is an estimate, None where the verdict is there.
     """
 
     name: str
@@ -86,8 +87,8 @@ def judge(low: float, high: float, margin: float, sign: int) -> str:
 def clips_to_decide(change: float, low: float, high: float, margin: float, clips: int) -> int | None:
     """How many clips would make the interval narrow enough, were the change to stay what it is.
 
-    Its width falls with the square root of the number of clips. It decides when it fits into the margin around the
-    change or keeps clear of zero, whichever comes first.
+    Its width falls with the square root of the number of clips. It decides when it fits into the margin
+    around the change or keeps clear of zero, whichever comes first.
     """
     half = max(change - low, high - change)
     if not math.isfinite(half) or half <= 0:

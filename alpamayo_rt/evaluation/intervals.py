@@ -82,13 +82,19 @@ def standard_error(values: Floats) -> float:
 
 
 def student(freedom: int, level: float) -> float:
-    """Two-sided quantile of Student's t: Cornish-Fisher expansion around the normal (Abramowitz & Stegun 26.7.5)."""
+    """Two-sided quantile of Student's t: Cornish-Fisher expansion around the normal (Abramowitz & Stegun
+    26.7.5).
+    """
     z = {0.9: 1.6448536269514722, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}[level]
     if freedom < 1:
         return float("inf")
     if freedom < 3:  # the expansion needs a few; these two are exact
         p = 1 - (1 - level) / 2
-        return float(np.tan(np.pi * (p - 0.5))) if freedom == 1 else float((2 * p - 1) * np.sqrt(2 / (4 * p * (1 - p))))
+        return (
+            float(np.tan(np.pi * (p - 0.5)))
+            if freedom == 1
+            else float((2 * p - 1) * np.sqrt(2 / (4 * p * (1 - p))))
+        )
     n = float(freedom)
     terms = (
         (z**3 + z) / 4,

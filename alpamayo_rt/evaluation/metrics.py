@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far proposed trajectories are from the driven one. Plan view: z is not looked at.
 
-Candidates are (K, W, 2 or 3) and the truth (W, 2 or 3), metres in the ego frame at t0, x forward, y left; headings
-are (K, W) and (W,) radians in the same frame.
+Candidates are (K, W, 2 or 3) and the truth (W, 2 or 3), metres in the ego frame at t0, x forward, y left;
+headings are (K, W) and (W,) radians in the same frame.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def summarize(records: Sequence[Record], missing: int = 0) -> dict[str, Any]:
 def timing(records: Sequence[Record]) -> dict[str, Any]:
     """Milliseconds per stage in steady state, and how much of the time waited for data.
 
-    Each worker's first clips are left out: they compile, capture and warm caches. Where nothing else is there they
-    are all there is, and `steady` says so.
+    Each worker's first clips are left out: they compile, capture and warm caches. Where nothing else is there
+    they are all there is, and `steady` says so.
     """
     timed = [record for record in records if record["milliseconds"]]
     steady = [record for record in timed if not record["warm_up"]]
@@ -68,7 +68,9 @@ def timing(records: Sequence[Record]) -> dict[str, Any]:
     table = {}
     for stage in stages:
         ms = np.array([record["milliseconds"].get(stage, 0.0) for record in used])
-        table[stage] = {name: _round(np.quantile(ms, q)) for name, q in (("median", 0.5), ("p90", 0.9), ("p99", 0.99))}
+        table[stage] = {
+            name: _round(np.quantile(ms, q)) for name, q in (("median", 0.5), ("p90", 0.9), ("p99", 0.99))
+        }
     waited = sum(record["wait_ms"] for record in used)
     worked = sum(record["milliseconds"].get("total", 0.0) for record in used)
     share = waited / (waited + worked) if waited + worked else 0.0

@@ -36,8 +36,8 @@ class ClipRef:
 def read_list(path: str | Path) -> list[ClipRef]:
     """Read a list; entries that are there twice count once.
 
-    `t0_us` or `t0_relative` (both µs into the clip) or `t0` with `clip_start_timestamp` say when, `nav_text` what
-    the navigation says; other columns are not looked at.
+    `t0_us` or `t0_relative` (both µs into the clip) or `t0` with `clip_start_timestamp` say when, `nav_text`
+    what the navigation says; other columns are not looked at.
 
     Raises:
         InputError: no such file, another form, no `clip_id`, a time that is none.
@@ -106,7 +106,9 @@ def _parquet(path: Path) -> list[Any]:
         raise InputError(f"clips: {path} cannot be read as parquet ({first})") from None
     if "clip_id" not in table.columns:
         if table.index.name != "clip_id":
-            raise InputError(f"clips: {path} has the columns {list(table.columns)}, expected clip_id among them")
+            raise InputError(
+                f"clips: {path} has the columns {list(table.columns)}, expected clip_id among them"
+            )
         table = table.reset_index()
     return list(table.to_dict("records"))
 
@@ -125,7 +127,9 @@ def _json(path: Path) -> list[Any]:
     if isinstance(content, dict) and isinstance(content.get("clips"), list):
         content = content["clips"]
     if isinstance(content, dict):  # by clip id
-        content = [{**(value if isinstance(value, dict) else {}), "clip_id": name} for name, value in content.items()]
+        content = [
+            {**(value if isinstance(value, dict) else {}), "clip_id": name} for name, value in content.items()
+        ]
     if not isinstance(content, list):
         raise InputError(f"clips: {path} holds no list, expected clip ids or objects with clip_id")
     return content

@@ -82,7 +82,10 @@ def evaluate(plan: EvalPlan, work: Work, say: Say) -> Finished:
             folder.close()
         pool = _open_pool(plan, work, len(refs), say)
         try:
-            header = pool.header() | {"asked": plan.asked(), "created": datetime.now(UTC).isoformat("T", "seconds")}
+            header = pool.header() | {
+                "asked": plan.asked(),
+                "created": datetime.now(UTC).isoformat("T", "seconds"),
+            }
             folder.begin(header)
             _report_missing(folder, missing, plan, say)
             session: dict[str, Any] = {}

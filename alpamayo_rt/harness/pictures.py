@@ -16,14 +16,12 @@ _HEIGHT, _GAP, _QUALITY = 126, 4, 80
 def thumbnail(sample: Sample) -> bytes:
     """The newest frame of every camera, row by row as they lie around the vehicle, as one JPEG."""
     pictures = dict(zip(sample.camera_indices, newest_pictures(sample), strict=True))
-    rows = []
-    for row in camera_rows(sample.camera_indices):
-        rows.append([_small(pictures[camera]) for camera in row])
+    rows = [[_small(pictures[camera]) for camera in row] for row in camera_rows(sample.camera_indices)]
     width = max(sum(p.width for p in row) + _GAP * (len(row) - 1) for row in rows)
     page = Image.new("RGB", (width, len(rows) * (_HEIGHT + _GAP) - _GAP), "#ffffff")
-    for y, row in enumerate(rows):
+    for y, line in enumerate(rows):
         x = 0
-        for picture in row:
+        for picture in line:
             page.paste(picture, (x, y * (_HEIGHT + _GAP)))
             x += picture.width + _GAP
     data = io.BytesIO()

@@ -18,8 +18,9 @@ BASELINE = "baseline:"
 class EvalPlan:
     """Model, engine and clips; `settings` are those of `Model.infer`, their seed that of the whole run.
 
-    `counts`: of how many candidates the best is looked at; `warm_up`: a worker's first clips that are left out of
-    the times; `threads`: of a worker on the CPU, None for torch's own choice; `pictures`: keep small ones.
+    `counts`: of how many candidates the best is looked at; `warm_up`: a worker's first clips that are left
+    out of the times; `threads`: of a worker on the CPU, None for torch's own choice; `pictures`: keep small
+    ones.
     """
 
     model: str

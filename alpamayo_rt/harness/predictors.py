@@ -26,7 +26,9 @@ BASELINES = ("constant-velocity", "constant-turn-rate")
 
 @dataclass(frozen=True)
 class Prediction:
-    """K trajectories `xy` (K, W, 2) and `heading` (K, W), float64; words, if there are any; figures and times."""
+    """K trajectories `xy` (K, W, 2) and `heading` (K, W), float64; words, if there are any; figures and
+    times.
+    """
 
     xy: np.ndarray
     heading: np.ndarray
@@ -63,7 +65,9 @@ class ModelPredictor:
         self.model, self.plan, self._header = model, plan, header
 
     def prepare(self, situation: Situation) -> Situation:
-        """Cut the frames into patches on the CPU, where they are, so that the accelerator need not wait for that."""
+        """Cut the frames into patches on the CPU, where they are, so that the accelerator need not wait for
+        that.
+        """
         sample = situation.sample
         assert sample is not None
         if sample.frames is None:
@@ -71,7 +75,12 @@ class ModelPredictor:
         images = prepare_images(sample, self.model.config, torch.device("cpu"))
         patches = PreparedImages(images.pixel_values, images.grid)
         ready = Sample(
-            None, sample.camera_indices, sample.history_xyz, sample.history_rot, sample.navigation, prepared=patches
+            None,
+            sample.camera_indices,
+            sample.history_xyz,
+            sample.history_rot,
+            sample.navigation,
+            prepared=patches,
         )
         return replace(situation, sample=ready)
 
@@ -155,5 +164,6 @@ def make_predictor(plan: EvalPlan, progress: Callable[[str], None] | None = None
         return BaselinePredictor(plan.baseline, plan, {"device": "cpu", "versions": versions()})
     from alpamayo_rt.loading import load
 
-    model = load(plan.model, plan.engine, plan.precision, plan.device, progress=progress, **dict(plan.engine_files))
+    files: dict[str, Any] = dict(plan.engine_files)
+    model = load(plan.model, plan.engine, plan.precision, plan.device, progress=progress, **files)
     return ModelPredictor(model, plan, run_header(model))

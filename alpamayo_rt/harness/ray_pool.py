@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several workers through Ray, here or on other machines: one actor a GPU, or a core where there is none.
 
-Each actor has a bounded number of clips under way, so data is made ready ahead and nothing piles up. An actor that
-dies is replaced and its clips are handed out again; since any of them may have killed it, each is then run with
-nothing beside it, and one that kills a worker so for the second time is recorded as failed.
+Each actor has a bounded number of clips under way, so data is made ready ahead and nothing piles up. An actor
+that dies is replaced and its clips are handed out again; since any of them may have killed it, each is then
+run with nothing beside it, and one that kills a worker so for the second time is recorded as failed.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class RayPool:
         self._header = headers[0]
         if any(header != headers[0] for header in headers):
             self.close()
-            raise EngineError("workers: differ in model, device or versions, expected the same on every machine")
+            raise EngineError(
+                "workers: differ in model, device or versions, expected the same on every machine"
+            )
 
     def header(self) -> dict[str, Any]:
         """What `run.json` says about how the answers are made."""
@@ -110,13 +112,15 @@ class RayPool:
             if not where:
                 return
             done, _ = self._ray.wait(list(where), num_returns=1)
-            seat, ref = where[done[0]]
+            seat, _ = where[done[0]]
             try:
                 outcome = self._ray.get(done[0])
             except self._ray.exceptions.RayActorError as error:
                 lost_in_a_row += 1
                 if lost_in_a_row > _RESTARTS:
-                    raise EngineError(f"workers: {lost_in_a_row} died one after the other ({_cause(error)})") from None
+                    raise EngineError(
+                        f"workers: {lost_in_a_row} died one after the other ({_cause(error)})"
+                    ) from None
                 lost = [where.pop(task)[1] for task in list(seat.running)]
                 self._say(f"worker {seat.name} died with {len(lost)} clip(s) under way; they are run again")
                 for clip in lost:
@@ -165,7 +169,7 @@ class RayPool:
     def _failed(self, ref: ClipRef, worker: str) -> dict[str, Any]:
         return {
             "clip_id": ref.clip_id, "t0_us": ref.t0_us, "nav_text": ref.nav_text, "status": "error",
-            "error": "the worker died twice while it had this clip, the second time with nothing else under way",
+            "error": "the worker died twice with this clip, the second time with nothing else under way",
             "seed": clip_seed(ref, self._plan.settings.seed), "worker": worker,
         }  # fmt: skip
 
@@ -176,7 +180,9 @@ def _start(cluster: str | None, workers: int | None) -> Any:
     try:
         import ray
     except ImportError:
-        raise EngineError("--workers, --cluster: need the package ray: pip install 'alpamayo-rt[eval]'") from None
+        raise EngineError(
+            "--workers, --cluster: need the package ray: pip install 'alpamayo-rt[eval]'"
+        ) from None
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     try:
         if cluster is not None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: what was asked, one line a clip as it comes, a summary. Killed at any moment, it goes on.
+"""The folder of a run: what was asked, one line a clip as it comes, a summary. Killed at any moment, it goes
+on.
 
-A line is written with one call and is on the disk before the clip counts as done. What a killed process left of
-its last line is cut off, so that clip is run again; every other clip has exactly one record. A lock keeps a second
-process out.
+A line is written with one call and is on the disk before the clip counts as done. What a killed process left
+of its last line is cut off, so that clip is run again; every other clip has exactly one record. A lock keeps
+a second process out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from alpamayo_rt.errors import InputError
 from alpamayo_rt.harness.clip_list import ClipRef
 
 Record = dict[str, Any]
-RUN, RESULTS, SUMMARY, PICTURES, MISSING = "run.json", "results.jsonl", "summary.json", "pictures", "missing.csv"
+RUN, RESULTS, SUMMARY, PICTURES, MISSING = (
+    "run.json",
+    "results.jsonl",
+    "summary.json",
+    "pictures",
+    "missing.csv",
+)
 
 
 def key_of(record: Record) -> tuple[str, int | None, str | None]:

@@ -32,8 +32,9 @@ class Situation:
     """A clip at its t0 and what then happened.
 
     `sample` is what the model is given, None where no images were asked for; `history_xyz` (16, 3) and
-    `history_rot` (16, 3, 3); `future_xy` (64, 2) metres and `future_heading` (64,) radians, float64, in the ego
-    frame at t0; `cause` is why, in the demo world; `branches` are centre lines (n, 2) of which `branch` is taken.
+    `history_rot` (16, 3, 3); `future_xy` (64, 2) metres and `future_heading` (64,) radians, float64, in the
+    ego frame at t0; `cause` is why, in the demo world; `branches` are centre lines (n, 2) of which `branch`
+    is taken.
     """
 
     sample: Sample | None
@@ -93,7 +94,9 @@ class SourceSpec:
 
 
 class LiveSource:
-    """Clips of the demo world, drawn when they are read; on the CPU, so that every engine sees the same pixels."""
+    """Clips of the demo world, drawn when they are read; on the CPU, so that every engine sees the same
+    pixels.
+    """
 
     def __init__(self, seed: int, number: int):
         self.world, self.number = World(seed, "test"), number
@@ -166,7 +169,7 @@ class DatasetSource:
         t0_us = DEFAULT_T0_US if ref.t0_us is None else ref.t0_us
         clip = self.dataset.read(ref.clip_id, t0_us, DEFAULT_CAMERAS)
         told = self._truth(ref.clip_id)
-        now = next((w for w in told["windows"] if w["t_us"] == t0_us), {}) if told else {}
+        now: dict[str, Any] = next((w for w in told["windows"] if w["t_us"] == t0_us), {}) if told else {}
         sample = clip.sample.replaced(navigation=ref.nav_text or now.get("navigation"))
         assert sample.history_xyz is not None
         assert sample.history_rot is not None

@@ -56,7 +56,8 @@ class Worker:
             torch.set_num_threads(plan.threads)
         self.plan, self.name = plan, name
         self._source = plan.source.open()
-        # One thread for all that touches the accelerator: captured graphs and library handles belong to threads.
+        # One thread for all that touches the accelerator: captured graphs and library handles belong to
+        # threads.
         self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._predictor: Predictor = self._inference.submit(make_predictor, plan, progress).result()
         self._done, self._idle_since = 0, time.perf_counter()
@@ -84,7 +85,9 @@ class Worker:
         begun = time.perf_counter()
         try:
             situation = self._source.read(ref, with_images=self._predictor.needs_images)
-            picture = thumbnail(situation.sample) if self.plan.pictures and situation.sample is not None else None
+            picture = (
+                thumbnail(situation.sample) if self.plan.pictures and situation.sample is not None else None
+            )
             ready = self._predictor.prepare(situation)
             data_ms = (time.perf_counter() - begun) * 1e3
             prediction, timed = self._inference.submit(self._predict, ready, seed).result()

@@ -44,6 +44,8 @@ def mean_intervals(values: Floats, level: float = 0.95, resamples: int = RESAMPL
     tail = (1 - level) / 2
     out = np.full((values.shape[1], 2), np.nan)
     some = there.any(0)
+    if not some.any():
+        return out
     out[some] = np.nanquantile(np.concatenate(means)[:, some], (tail, 1 - tail), axis=0).T
     return out
 

@@ -33,7 +33,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = 10.0 ** np.floor(np.log10(span / about))
     step *= next(f for f in (1, 2, 5, 10) if span / (step * f) <= about)
     first = np.ceil(low / step - 1e-9)
-    return [float(round(k * step, 10)) for k in np.arange(first, high / step + 1e-9)]
+    return [float(round(k * step, 10)) + 0.0 for k in np.arange(first, high / step + 1e-9)]
 
 
 def line_chart(
@@ -44,10 +44,10 @@ def line_chart(
     x_max, y_max = max(x_max, 1e-6), max(y_max, 1e-6)
 
     def px(x: float) -> float:
-        return _LEFT + (right - _LEFT) * min(x / x_max, 1.0)
+        return _LEFT + (right - _LEFT) * x / x_max
 
     def py(y: float) -> float:
-        return bottom - (bottom - _TOP) * min(y / y_max, 1.0)
+        return bottom - (bottom - _TOP) * y / y_max
 
     parts = [f'<svg class="chart" viewBox="0 0 {_W} {_H}" role="img" aria-label="{escape(title, True)}">']
     for value in ticks(0, y_max):
@@ -61,6 +61,11 @@ def line_chart(
         parts.append(
             f'<text class="tick" x="{px(value):.1f}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>'
         )
+    # What lies beyond the axes is cut off at them.
+    inside = f"{_LEFT} {_TOP} {right - _LEFT} {bottom - _TOP}"
+    parts.append(
+        f'<svg x="{_LEFT}" y="{_TOP}" width="{right - _LEFT}" height="{bottom - _TOP}" viewBox="{inside}">'
+    )
     for line in lines:
         if line.band is not None:
             there = [(px(x), py(hi)) for x, (_, hi) in zip(line.x, line.band, strict=True)]
@@ -71,6 +76,7 @@ def line_chart(
         parts.append(
             f'<polyline points="{_points(places)}" fill="none" stroke="{line.colour}" stroke-width="2"/>'
         )
+    parts.append("</svg>")
     middle = (_TOP + bottom) / 2
     parts.append(
         f'<text class="axis" x="{(_LEFT + right) / 2}" y="{_H - 4}" text-anchor="middle">'

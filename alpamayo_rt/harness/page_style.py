@@ -13,14 +13,15 @@ h2 { font-size: 1.15rem; margin: 1.6em 0 .5em; overflow-wrap: anywhere; }
 h3 { font-size: .95rem; margin: 0 0 .4em; overflow-wrap: anywhere; }
 
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .875rem;
+  font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { white-space: nowrap; }
 td:last-child { white-space: normal; min-width: 7em; }
 tr:last-child td { border-bottom: 0; }
 th { background: var(--soft); font-weight: 600; }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff; max-width: 46vw;
-  white-space: normal; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; min-width: 7.5em;
+  max-width: 46vw; white-space: normal; }
 th:first-child { background: var(--soft); }
 .note { color: var(--muted); font-size: .85rem; margin: .4em 0 0; }
 

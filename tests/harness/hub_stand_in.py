@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small hub on loopback: just what the dataset's kit asks the real one, and the ways in which that goes wrong.
+"""A small hub on loopback: what the dataset's kit asks the real one, and the ways in which that goes wrong.
 
-What it answers was read from the requests of huggingface_hub 2.4: refs, paths-info, HEAD and GET of resolve with
-ranges. Files of more than a few kilobytes are "large": they have a SHA-256 for a tag, as in the real one.
+What it answers was read from the requests of huggingface_hub 2.4: refs, paths-info, HEAD and GET of resolve
+with ranges. Files of more than a few kilobytes are "large": they have a SHA-256 for a tag, as in the real
+one.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.folder = folder
+        self.reset()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def reset(self) -> None:
+        """Answer as a healthy hub does, and forget what was asked."""
         self.status = 200
         self.break_off: Counter[str] = Counter()
         self.corrupt: Counter[str] = Counter()
-        self.requests: list[str] = []
         self.sent: Counter[str] = Counter()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -71,7 +75,6 @@ class _Answers(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         path = unquote(self.path.split("?")[0])
-        self.server.requests.append(f"{self.command} {path}")
         if self.server.status != 200:
             return self._refuse(self.server.status)
         api = f"/api/datasets/{REPO_ID}"

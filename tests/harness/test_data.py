@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from eval_runs import process
+from command_process import CommandProcess, Run
 from hub_stand_in import COMMIT, Hub
 
 from alpamayo_rt.harness.clip_list import ClipRef, read_list, write_list
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sample"))
 from clip_recordings import recording
 
 CLIPS = [f"{n}30c760c-ae38-49aa-9ad8-f5650a545d26" for n in range(4)]
+LARGE = 30 * 2**20
 FILES = 5  # four cameras and the poses, of a clip that is alone in its chunk
 
 
@@ -39,24 +42,39 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 **{**vars(clip), "metadata": extra, "split": "test" if n == 3 else "train", "extra_files": {}}
             )
         )
-    return snapshot_folder(root, next((repo_folder(root) / "snapshots").iterdir()).name)
+    folder = snapshot_folder(root, next((repo_folder(root) / "snapshots").iterdir()).name)
+    (large,) = folder.glob("camera/*front_wide*/*chunk_0000.zip")
+    with zipfile.ZipFile(large, "a") as archive:  # as if other clips were in there too
+        archive.writestr("other.mp4", np.random.default_rng(0).bytes(LARGE))
+    return folder
 
 
-@pytest.fixture
-def hub(remote: Path) -> Iterator[Hub]:
+@pytest.fixture(scope="module")
+def served(remote: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, CommandProcess]]:
     server = Hub(remote)
-    yield server
+    home = str(tmp_path_factory.mktemp("home"))
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
+    commands = CommandProcess(HF_HOME=home, HF_ENDPOINT=server.url, HF_HUB_OFFLINE="0", **quiet)
+    yield server, commands
+    commands.close()
     server.shutdown()
     server.server_close()
 
 
-def data(hub: Hub, root: Path, action: str, *more: object):
+@pytest.fixture
+def hub(served: tuple[Hub, CommandProcess]) -> Hub:
+    served[0].reset()
+    return served[0]
+
+
+@pytest.fixture
+def data(served: tuple[Hub, CommandProcess], hub: Hub):
     """Run the command against the hub."""
-    words = ["data", action, "--dataset-root", str(root), *map(str, more)]
-    home = {"HF_HOME": str(root.parent / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-    return process(
-        words, **home, HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DOWNLOAD_TIMEOUT="5"
-    )
+
+    def run(root: Path, action: str, *more: object) -> Run:
+        return served[1]("data", action, "--dataset-root", root, *more)
+
+    return run
 
 
 def a_list(folder: Path, *clips: str) -> Path:
@@ -68,9 +86,9 @@ def zips(root: Path) -> list[Path]:
     return sorted(repo_folder(root).glob("snapshots/*/*/*/*.zip"))
 
 
-def test_list_select_fetch_verify_read(hub, tmp_path):
+def test_list_select_fetch_verify_read(hub, data, tmp_path):
     root = tmp_path / "root"
-    shown = data(hub, root, "list", "--json")
+    shown = data(root, "list", "--json")
     assert shown.returncode == 0, shown.stderr
     told = {row["clip_id"]: row for row in json.loads(shown.stdout)}
     assert list(told) == CLIPS
@@ -78,19 +96,19 @@ def test_list_select_fetch_verify_read(hub, tmp_path):
     assert not any(row["here"] for row in told.values())
 
     chosen = tmp_path / "chosen.parquet"
-    done = data(hub, root, "select", "--country", "germany", "--hours", "10-14", "--out", chosen)
+    done = data(root, "select", "--country", "germany", "--hours", "10-14", "--out", chosen)
     assert done.returncode == 0, done.stderr
     assert read_list(chosen) == [ClipRef(CLIPS[1])]
     size = sum(path.stat().st_size for path in hub.folder.glob("*/*/*.chunk_0001.zip"))
     assert f"{FILES} file(s), {size / 1024**2:.2f} MiB" in done.stdout
 
-    dry = data(hub, root, "fetch", "--clips", chosen, "--dry-run")
+    dry = data(root, "fetch", "--clips", chosen, "--dry-run")
     assert dry.returncode == 0
     assert f"to fetch: {FILES} file(s)" in dry.stdout
     assert zips(root) == []
-    assert data(hub, root, "fetch", "--clips", chosen, "--max-gib", "0.000001").returncode == 2
+    assert data(root, "fetch", "--clips", chosen, "--max-gib", "0.000001").returncode == 2
 
-    done = data(hub, root, "fetch", "--clips", chosen)
+    done = data(root, "fetch", "--clips", chosen)
     assert done.returncode == 0, done.stderr
     assert f"{FILES} file(s) fetched" in done.stdout
     assert len(zips(root)) == FILES
@@ -99,44 +117,48 @@ def test_list_select_fetch_verify_read(hub, tmp_path):
     hub.status = 503
     assert ClipDataset(root).clip_ids() == (CLIPS[1],)
     assert ClipDataset(root).read(CLIPS[1]).sample.frames.shape[:2] == (4, 4)
-    checked = data(hub, root, "verify")
+    checked = data(root, "verify")
     assert checked.returncode == 0, checked.stderr
     assert f"1 clip(s), {FILES} file(s), 0 missing" in checked.stdout
-    assert "1 of them here" in data(hub, root, "list").stderr
+    assert "1 of them here" in data(root, "list").stderr
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_was(hub, tmp_path):
+def test_a_transfer_that_breaks_off_goes_on_where_it_was(hub, data, tmp_path):
     hub.break_all(1)
+    (large,) = hub.folder.glob("camera/*front_wide*/*chunk_0000.zip")
+    assert large.stat().st_size > LARGE
     root = tmp_path / "root"
-    done = data(hub, root, "fetch", "--clips", a_list(tmp_path, CLIPS[0]))
+    done = data(root, "fetch", "--clips", a_list(tmp_path, CLIPS[0]))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert data(hub, root, "verify").returncode == 0
-    for path in hub.folder.glob("camera/*/*.chunk_0000.zip"):
-        assert hub.sent[str(path.relative_to(hub.folder))] == path.stat().st_size, "bytes were sent twice"
+    assert data(root, "verify").returncode == 0
+    sent = hub.sent[str(large.relative_to(hub.folder))]
+    # The hub library keeps what came in blocks of 10 MiB; only the block in which it broke off comes again.
+    assert large.stat().st_size <= sent < large.stat().st_size + 11 * 2**20
 
 
-def test_one_that_never_comes_to_its_end_fails_alone_and_a_later_call_brings_it(hub, tmp_path):
+@pytest.mark.slow
+def test_one_that_never_comes_to_its_end_fails_alone_and_a_later_call_brings_it(hub, data, tmp_path):
     (broken,) = (str(p.relative_to(hub.folder)) for p in hub.folder.glob("camera/*front_wide*/*chunk_0000.zip"))
     hub.break_off[broken] = 10_000
     root, chosen = tmp_path / "root", a_list(tmp_path, CLIPS[0])
-    done = data(hub, root, "fetch", "--clips", chosen)
+    done = data(root, "fetch", "--clips", chosen)
     assert done.returncode == 1
     assert f"failed: {broken}" in done.stdout
     assert "run the same command again" in done.stderr
     assert len(zips(root)) == FILES - 1
     hub.break_off.clear()
     hub.sent.clear()
-    done = data(hub, root, "fetch", "--clips", chosen)
+    done = data(root, "fetch", "--clips", chosen)
     assert done.returncode == 0
     assert "1 file(s) fetched" in done.stdout
     assert set(hub.sent) == {broken}, "other files were fetched again"
 
 
 @pytest.mark.parametrize(("status", "said"), [(401, "hf auth login"), (403, "no access")])
-def test_a_gate_is_named_in_one_line_and_nothing_is_left(hub, tmp_path, status, said):
+def test_a_gate_is_named_in_one_line_and_nothing_is_left(hub, data, tmp_path, status, said):
     hub.status = status
     root = tmp_path / "root"
-    done = data(hub, root, "fetch", "--clips", a_list(tmp_path, CLIPS[0]))
+    done = data(root, "fetch", "--clips", a_list(tmp_path, CLIPS[0]))
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -145,62 +167,62 @@ def test_a_gate_is_named_in_one_line_and_nothing_is_left(hub, tmp_path, status, 
     assert zips(root) == []
 
 
-def test_a_gate_that_closes_half_way(hub, tmp_path):
+def test_a_gate_that_closes_half_way(hub, data, tmp_path):
     root = tmp_path / "root"
-    assert data(hub, root, "fetch", "--clips", a_list(tmp_path, CLIPS[0])).returncode == 0
+    assert data(root, "fetch", "--clips", a_list(tmp_path, CLIPS[0])).returncode == 0
     hub.status = 403
-    done = data(hub, root, "fetch", "--clips", a_list(tmp_path, CLIPS[1]))
+    done = data(root, "fetch", "--clips", a_list(tmp_path, CLIPS[1]))
     assert done.returncode == 2
     assert "no access" in done.stderr
     assert len(zips(root)) == FILES
 
 
-def test_a_corrupt_file_is_fetched_anew(hub, tmp_path):
+def test_a_corrupt_file_is_fetched_anew(hub, data, tmp_path):
     hub.corrupt["front_tele"] = 1
     root = tmp_path / "root"
-    done = data(hub, root, "fetch", "--clips", a_list(tmp_path, CLIPS[2]))
+    done = data(root, "fetch", "--clips", a_list(tmp_path, CLIPS[2]))
     assert done.returncode == 0
     assert "is damaged, its checksum is another one, trying again" in done.stderr
-    assert data(hub, root, "verify").returncode == 0
+    assert data(root, "verify").returncode == 0
 
 
-def test_one_that_stays_corrupt_is_not_kept(hub, tmp_path):
+def test_one_that_stays_corrupt_is_not_kept(hub, data, tmp_path):
     hub.corrupt["front_tele"] = 100
     root = tmp_path / "root"
-    done = data(hub, root, "fetch", "--clips", a_list(tmp_path, CLIPS[2]))
+    done = data(root, "fetch", "--clips", a_list(tmp_path, CLIPS[2]))
     assert done.returncode == 1
     assert "front_tele" in done.stdout
     assert "nothing of it is kept" in done.stdout
     assert len(zips(root)) == FILES - 1
 
 
-def test_verify_finds_what_was_damaged_later(hub, tmp_path):
+def test_verify_finds_what_was_damaged_later(hub, data, tmp_path):
     root = tmp_path / "root"
     chosen = a_list(tmp_path, CLIPS[0])
-    assert data(hub, root, "fetch", "--clips", chosen).returncode == 0
+    assert data(root, "fetch", "--clips", chosen).returncode == 0
     victim = zips(root)[0]
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.resolve().write_bytes(content)
-    done = data(hub, root, "verify", "--remove")
+    done = data(root, "verify", "--remove")
     assert done.returncode == 1
     assert f"{victim} is damaged" in done.stdout
     assert "1 missing or damaged, 1 removed" in done.stdout
     assert len(zips(root)) == FILES - 1
-    assert data(hub, root, "fetch", "--clips", chosen).returncode == 0
-    assert data(hub, root, "verify").returncode == 0
+    assert data(root, "fetch", "--clips", chosen).returncode == 0
+    assert data(root, "verify").returncode == 0
 
 
-def test_clips_that_do_not_exist_and_folders_that_are_not_ours(hub, tmp_path, remote):
+def test_clips_that_do_not_exist_and_folders_that_are_not_ours(hub, data, tmp_path, remote):
     chosen = a_list(tmp_path, CLIPS[0], "no-such-clip")
-    done = data(hub, tmp_path / "root", "fetch", "--clips", chosen, "--dry-run")
+    done = data(tmp_path / "root", "fetch", "--clips", chosen, "--dry-run")
     assert done.returncode == 1
     assert "1 clip(s) are not in the dataset's index: no-such-clip" in done.stderr
     own = remote.parents[2]
-    done = data(hub, own, "fetch", "--clips", chosen)
+    done = data(own, "fetch", "--clips", chosen)
     assert done.returncode == 2
     assert "were written here" in done.stderr
-    assert data(hub, own, "verify").returncode == 0
+    assert data(own, "verify").returncode == 0
 
 
 @pytest.mark.parametrize(

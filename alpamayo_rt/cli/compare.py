@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from alpamayo_rt.harness.compare_runs import compare_runs
 
     margin = fraction("--margin", args.margin)
-    limit = None if args.max_regression is None else fraction("--max-regression", args.max_regression)
+    limit = None if args.max_regression is None else fraction("--max-regression", args.max_regression, 0.0)
     found = compare_runs(args.run_a, args.run_b, args.metric, margin)
     emit(json.dumps(found.to_json(), indent=1, allow_nan=False) if args.json else text_of(found, args.all))
     verdict, failed = found.verdict, []
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def fraction(option: str, text: str) -> float:
+def fraction(option: str, text: str, least: float = 1e-9) -> float:
     """`2%` or `0.02`.
 
     Raises:
@@ -62,7 +62,7 @@ def fraction(option: str, text: str) -> float:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
-    if not 0 < value < 1:
+    if not least <= value < 1:
         raise InputError(f"{option}: {text!r}, expected a share such as 2% or 0.02")
     return value
 

@@ -9,6 +9,7 @@ run with nothing beside it, and one that kills a worker so for the second time i
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -174,6 +175,17 @@ class RayPool:
         }  # fmt: skip
 
 
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for minutes for somebody who is not there."""
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://") or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise EngineError(f"--cluster: nobody answers at {address} ({error})") from None
+
+
 def _start(cluster: str | None, workers: int | None) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -183,6 +195,8 @@ def _start(cluster: str | None, workers: int | None) -> Any:
         raise EngineError(
             "--workers, --cluster: need the package ray: pip install 'alpamayo-rt[eval]'"
         ) from None
+    if cluster is not None:
+        _check_reachable(cluster)
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     try:
         if cluster is not None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from alpamayo_rt.cli.camera_list import parse_cameras
 from alpamayo_rt.cli.common import emit, say, table
 from alpamayo_rt.errors import InputError
 
@@ -64,13 +65,8 @@ def _add_selection(action: argparse.ArgumentParser) -> None:
 def selection_of(args: argparse.Namespace) -> Any:
     """What the arguments select."""
     from alpamayo_rt.harness.selection import Selection
-    from alpamayo_rt.sample.cameras import camera_features
 
-    try:
-        cameras = tuple(int(word) for word in args.cameras.split(","))
-    except ValueError:
-        raise InputError(f"--cameras: {args.cameras!r}, expected numbers such as 0,1,2,6") from None
-    camera_features(cameras)
+    cameras = parse_cameras(args.cameras)
     if args.number is not None and args.number < 1:
         raise InputError(f"--number: {args.number}, expected a whole number from 1 on")
     if args.seed < 0:

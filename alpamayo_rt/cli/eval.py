@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from alpamayo_rt.cli.camera_list import parse_cameras
 from alpamayo_rt.cli.common import ENGINE_OPTIONS, add_engine_arguments, add_model_arguments, emit, say, table
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.settings import SETTING_NAMES
@@ -27,6 +28,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     command.add_argument("--clips", required=True, metavar="SOURCE", help=HELP)
     command.add_argument("--dataset-root", metavar="ROOT", help="where the clips of a list are")
+    command.add_argument("--cameras", default="0,1,2,6", metavar="C,C", help="of dataset clips (0,1,2,6)")
     command.add_argument("--limit", type=int, metavar="N", help="the first N clips; more later go on")
     command.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     asked = command.add_argument_group("how each clip is answered (docs/python.md)")
@@ -36,7 +38,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     asked.add_argument("--temperature", type=float, default=0.6)
     asked.add_argument("--top-p", type=float, default=0.98)
     asked.add_argument("--top-k", type=int)
-    asked.add_argument("--max-generate-length", type=int, default=256, metavar="N")
+    asked.add_argument("--max-generate-length", type=int, metavar="N")
     asked.add_argument("--guidance-weight", type=float, metavar="W", help="needs navigation in every clip")
     asked.add_argument(
         "--seed", type=int, default=0, help="each clip's own is made from it and the clip's name"
@@ -102,7 +104,7 @@ def make_plan(args: argparse.Namespace) -> Any:
         engine=args.engine,
         precision=args.precision,
         device=args.device,
-        source=SourceSpec(args.clips, args.dataset_root),
+        source=SourceSpec(args.clips, args.dataset_root, parse_cameras(args.cameras)),
         settings=settings,
         counts=_counts(args.best_of, settings.num_candidates),
         warm_up=args.warm_up,

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from alpamayo_rt import __version__
     from alpamayo_rt.cli import (
+        bench,
         build_engine,
         calibrate,
         compare,
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         calibrate,
         quantize,
         world,
+        bench,
         data,
         eval,
         compare,

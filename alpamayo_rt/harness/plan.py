@@ -58,6 +58,7 @@ class EvalPlan:
             "device": self.device,
             "clips": self.source.clips,
             "dataset_root": self.source.dataset_root,
+            "cameras": list(self.source.cameras),
             "engine_files": dict(self.engine_files),
             "counts": list(self.counts),
             "settings": dict(vars(self.settings)),

@@ -69,6 +69,7 @@ class SourceSpec:
 
     clips: str
     dataset_root: str | None = None
+    cameras: tuple[int, ...] = DEFAULT_CAMERAS
 
     def open(self) -> Source:
         """Open it.
@@ -82,7 +83,7 @@ class SourceSpec:
             return LiveSource(int(live[1]), int(live[2]))
         kind, _, root = self.clips.partition(":")
         if kind in ("world", "dataset") and root:
-            return DatasetSource(root)
+            return DatasetSource(root, None, self.cameras)
         if kind.startswith("world-live"):
             raise InputError(f"clips: {self.clips!r}, expected world-live:SEED:N")
         if self.dataset_root is None and Path(self.clips).is_file():
@@ -90,7 +91,7 @@ class SourceSpec:
         if not Path(self.clips).is_file():
             raise InputError(f"clips: {self.clips!r}, expected {HELP}")
         assert self.dataset_root is not None
-        return DatasetSource(self.dataset_root, read_list(self.clips))
+        return DatasetSource(self.dataset_root, read_list(self.clips), self.cameras)
 
 
 class LiveSource:
@@ -144,30 +145,33 @@ class DatasetSource:
     Args:
         root: the hub cache.
         listed: which clips, in which order; None for all that are here.
+        cameras: that the model is shown, in this order.
     """
 
-    def __init__(self, root: str, listed: list[ClipRef] | None = None):
-        self.root, self.dataset, self._listed = root, ClipDataset(root), listed
+    def __init__(
+        self, root: str, listed: list[ClipRef] | None = None, cameras: tuple[int, ...] = DEFAULT_CAMERAS
+    ):
+        self.root, self.dataset, self._listed, self._cameras = root, ClipDataset(root), listed, cameras
         self._here: set[str] | None = None
 
     def refs(self) -> list[ClipRef]:
         """The list, or all clips; a clip of the demo world knows its own t0, others have the usual one."""
         listed = self._listed
         if listed is None:
-            listed = [ClipRef(name) for name in self.dataset.clip_ids()]
+            listed = [ClipRef(name) for name in self.dataset.clip_ids(self._cameras)]
         here = self.present(listed)
         return [self._timed(ref, ref.clip_id in here) for ref in listed]
 
     def present(self, refs: Sequence[ClipRef]) -> set[str]:
         """The ids of those whose cameras and poses are here."""
         if self._here is None:
-            self._here = set(self.dataset.clip_ids())
+            self._here = set(self.dataset.clip_ids(self._cameras))
         return {ref.clip_id for ref in refs} & self._here
 
     def read(self, ref: ClipRef, with_images: bool = True) -> Situation:
         """Read one through the dataset's kit."""
         t0_us = DEFAULT_T0_US if ref.t0_us is None else ref.t0_us
-        clip = self.dataset.read(ref.clip_id, t0_us, DEFAULT_CAMERAS)
+        clip = self.dataset.read(ref.clip_id, t0_us, self._cameras)
         told = self._truth(ref.clip_id)
         now: dict[str, Any] = next((w for w in told["windows"] if w["t_us"] == t0_us), {}) if told else {}
         sample = clip.sample.replaced(navigation=ref.nav_text or now.get("navigation"))

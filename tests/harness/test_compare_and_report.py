@@ -229,7 +229,8 @@ def test_in_a_browser(chromium, driven, turning, tmp_path, capsys, width):
     (tmp_path / "open.html").write_text(open_page)
     frame.write_text(f'<iframe src="open.html" width="{width}" height="900" style="border:0"></iframe>')
     words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-             "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000"]  # fmt: skip
+             "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
+             "--virtual-time-budget=8000"]  # fmt: skip
     done = subprocess.run([*words, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title is not None, done.stderr[-2000:]

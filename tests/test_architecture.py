@@ -62,6 +62,11 @@ FORBIDDEN = {
     ],
     "kernels": ["engine", "model", "prompt", "sample", "action", "verify", "cli", "inference", "loading"],
     "verify": ["cli", "serving", "evaluation", "loading"],
+    # What is measured is numbers: no files, no models, no clips.
+    "evaluation": ["cli", "harness", "demo", "sample", "engine", "inference", "loading", "checkpoint", "serving"],
+    "harness": ["cli", "serving", "verify", "training"],
+    "demo": ["cli", "harness", "serving", "verify", "training"],
+    "provenance": ["cli", "harness", "serving"],
     "config": ["engine", "prompt", "sample", "model", "action", "verify", "cli", "checkpoint"],
     "families": ["config", "engine", "prompt", "sample", "model", "action", "verify", "cli"],
     "errors": ["config", "families", "engine", "prompt", "sample", "model", "action", "verify", "cli"],

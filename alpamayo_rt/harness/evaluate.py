@@ -106,7 +106,7 @@ def choose(plan: EvalPlan, limit: int | None) -> tuple[list[ClipRef], list[ClipR
         InputError: there are none.
     """
     source = plan.source.open()
-    refs = source.refs()[:limit]
+    refs = source.refs(limit)
     here = source.present(refs)
     found = [ref for ref in refs if ref.clip_id in here]
     missing = [ref for ref in refs if ref.clip_id not in here]

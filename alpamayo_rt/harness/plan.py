@@ -56,7 +56,7 @@ class EvalPlan:
             "engine": self.engine,
             "precision": self.precision,
             "device": self.device,
-            "clips": self.source.clips,
+            "clips": self.source.identity(),
             "dataset_root": self.source.dataset_root,
             "cameras": list(self.source.cameras),
             "engine_files": dict(self.engine_files),

@@ -50,8 +50,8 @@ class Situation:
 class Source(Protocol):
     """Clips that can be read again and again, in any order and by several threads."""
 
-    def refs(self) -> list[ClipRef]:
-        """All clips, each with its t0."""
+    def refs(self, limit: int | None = None) -> list[ClipRef]:
+        """All clips or the first ones, each with its t0."""
         ...
 
     def present(self, refs: Sequence[ClipRef]) -> set[str]:
@@ -70,6 +70,10 @@ class SourceSpec:
     clips: str
     dataset_root: str | None = None
     cameras: tuple[int, ...] = DEFAULT_CAMERAS
+
+    def identity(self) -> str:
+        """What a run holds on to: not how many clips of the demo world, so that more of them go on."""
+        return self.clips.rpartition(":")[0] if _LIVE.fullmatch(self.clips) else self.clips
 
     def open(self) -> Source:
         """Open it.
@@ -102,10 +106,10 @@ class LiveSource:
     def __init__(self, seed: int, number: int):
         self.world, self.number = World(seed, "test"), number
 
-    def refs(self) -> list[ClipRef]:
-        """All clips, each at its own window and with its own navigation."""
+    def refs(self, limit: int | None = None) -> list[ClipRef]:
+        """Each at its own window and with its own navigation."""
         found = []
-        for index in range(self.number):
+        for index in range(self.number if limit is None else min(limit, self.number)):
             step = int(self.world.scene(index).t0)
             found.append(ClipRef(self.world.clip_id(index), step * window.STEP_US))
         return found
@@ -154,11 +158,13 @@ class DatasetSource:
         self.root, self.dataset, self._listed, self._cameras = root, ClipDataset(root), listed, cameras
         self._here: set[str] | None = None
 
-    def refs(self) -> list[ClipRef]:
-        """The list, or all clips; a clip of the demo world knows its own t0, others have the usual one."""
+    def refs(self, limit: int | None = None) -> list[ClipRef]:
+        """Of the list, or of all clips; a clip of the demo world knows its own t0, others have the usual one.
+        """
         listed = self._listed
         if listed is None:
             listed = [ClipRef(name) for name in self.dataset.clip_ids(self._cameras)]
+        listed = listed[:limit]
         here = self.present(listed)
         return [self._timed(ref, ref.clip_id in here) for ref in listed]
 

@@ -59,6 +59,8 @@ class Worker:
         # One thread for all that touches the accelerator: captured graphs and library handles belong to
         # threads.
         self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        if torch.cuda.is_initialized():  # by another run in this process, whose peak is not ours
+            torch.cuda.reset_peak_memory_stats()
         self._predictor: Predictor = self._inference.submit(make_predictor, plan, progress).result()
         self._done, self._idle_since = 0, time.perf_counter()
         self._lock = threading.Lock()

@@ -36,6 +36,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     chosen.add_argument("--no-estimate", action="store_true", help="do not ask the hub for sizes")
     fetched.add_argument("--dry-run", action="store_true", help="say how much it is, and fetch nothing")
     fetched.add_argument(
+        "--only-clips", action="store_true", help="read the clips alone out of the dataset's large files"
+    )
+    fetched.add_argument(
         "--max-gib", type=float, default=100.0, metavar="N", help="fetch no more than this (100)"
     )
     checked.add_argument(
@@ -91,7 +94,7 @@ def _hours(text: str | None) -> tuple[int, int] | None:
     return int(first), int(end)
 
 
-def _open(args: argparse.Namespace, hub: bool) -> tuple[Any, list[Any], list[Any]]:
+def _open(args: argparse.Namespace, hub: bool, tables_here: bool = True) -> tuple[Any, list[Any], list[Any]]:
     from alpamayo_rt.harness.hub_dataset import open_hub, open_tables
     from alpamayo_rt.harness.selection import select
 
@@ -99,7 +102,8 @@ def _open(args: argparse.Namespace, hub: bool) -> tuple[Any, list[Any], list[Any
     if selection.clips is not None and not selection.clips.is_file():
         raise InputError(f"--clips: no file {selection.clips}, expected a list of clips")
     _quiet_bars()
-    kit = (open_hub if hub else open_tables)(args.dataset_root, args.revision)
+    where = args.dataset_root if tables_here else None
+    kit = open_hub(where, args.revision) if hub else open_tables(args.dataset_root, args.revision)
     refs, unknown = select(kit, selection)
     if unknown:
         names = ", ".join(ref.clip_id for ref in unknown[:3]) + (", …" if len(unknown) > 3 else "")
@@ -165,6 +169,8 @@ def run_select(args: argparse.Namespace) -> int:
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Bring clips here; 1 where some did not come."""
+    if args.only_clips:
+        return _fetch_only_clips(args)
     from alpamayo_rt.harness.fetch import GIB, estimate, fetch
 
     kit, refs, unknown = _open(args, hub=True)
@@ -178,6 +184,25 @@ def run_fetch(args: argparse.Namespace) -> int:
         )
     done = fetch(kit, args.dataset_root, plan, say)
     emit(f"{done.files} file(s) fetched and compared with their checksums")
+    for name, cause in done.failed:
+        emit(f"failed: {name} ({cause})")
+    if done.failed:
+        say("run the same command again to go on where it was")
+    return 1 if done.failed or unknown else 0
+
+
+def _fetch_only_clips(args: argparse.Namespace) -> int:
+    from alpamayo_rt.harness.extract import clip_bytes, extract
+    from alpamayo_rt.harness.fetch import GIB, size_text
+
+    kit, refs, unknown = _open(args, hub=True, tables_here=False)
+    cameras = parse_cameras(args.cameras)
+    if args.dry_run:
+        alone = size_text(clip_bytes(kit, refs, cameras, say))
+        emit(f"{len(refs)} clip(s), {alone} without the files around them")
+        return 1 if unknown else 0
+    done = extract(kit, args.dataset_root, refs, cameras, args.max_gib * GIB, say)
+    emit(f"{done.files} clip(s) fetched")
     for name, cause in done.failed:
         emit(f"failed: {name} ({cause})")
     if done.failed:

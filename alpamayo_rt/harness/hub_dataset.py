@@ -77,11 +77,11 @@ def open_tables(root: Path, revision: str | None = None) -> Any:
     return open_hub(root, revision)
 
 
-def open_hub(root: Path, revision: str | None = None) -> Any:
+def open_hub(root: Path | None, revision: str | None = None) -> Any:
     """The kit on the hub; its tables are downloaded, nothing else.
 
     Args:
-        root: the hub cache to fill, made where missing.
+        root: the hub cache to fill, made where missing; None for the hub library's own.
         revision: a commit, branch or tag; None for what the folder has, else the hub's `main`.
 
     Raises:
@@ -91,7 +91,7 @@ def open_hub(root: Path, revision: str | None = None) -> Any:
     require_data_extra()
     import physical_ai_av
 
-    there = local_revision(root)
+    there = None if root is None else local_revision(root)
     if there == REVISION:
         raise DatasetError(f"dataset_root: {root} holds clips that were written here, choose another folder")
     try:
@@ -100,6 +100,8 @@ def open_hub(root: Path, revision: str | None = None) -> Any:
         )
     except Exception as error:  # httpx, the hub library, pandas: no common base
         raise hub_problem(error, REPO_ID) from None
+    if root is None:
+        return kit
     reference = repo_folder(root) / "refs" / "main"
     commit = _commit_of(root, kit.revision)
     if commit is not None and not reference.is_file():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small hub on loopback: what the dataset's kit asks the real one, and the ways in which that goes wrong.
 
-What it answers was read from the requests of huggingface_hub 2.4: refs, paths-info, HEAD and GET of resolve
-with ranges. Files of more than a few kilobytes are "large": they have a SHA-256 for a tag, as in the real
-one.
+What it answers was read from the requests of huggingface_hub 2.4: refs, tree, paths-info, HEAD and GET of
+resolve with ranges. Files of more than a few kilobytes are "large": they have a SHA-256 for a tag, as in the
+real one.
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ class _Answers(BaseHTTPRequestHandler):
             return self._json(
                 [self._info(name) for name in self._asked(body) if (self.server.folder / name).is_file()]
             )
+        tree = f"{api}/tree/{COMMIT}/"
+        if path.startswith(tree):
+            names = sorted(p for p in (self.server.folder / path.removeprefix(tree)).iterdir() if p.is_file())
+            return self._json([self._info(str(p.relative_to(self.server.folder))) for p in names])
         if path == api or path.startswith(f"{api}/revision/"):
             return self._json({"id": REPO_ID, "sha": COMMIT, "siblings": []})
         start = f"/datasets/{REPO_ID}/resolve/{COMMIT}/"
@@ -108,19 +112,20 @@ class _Answers(BaseHTTPRequestHandler):
     def _file(self, name: str) -> None:
         data = (self.server.folder / name).read_bytes()
         tag = hashlib.sha256(data).hexdigest() if len(data) > _LARGE else hashlib.sha1(data).hexdigest()
-        first = 0
+        whole, first = data, 0
         if (asked := self.headers.get("Range")) is not None:
-            first = int(asked.removeprefix("bytes=").split("-")[0])
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            first, data = int(start), data[: int(end) + 1] if end else data
         self.send_response(200 if asked is None else 206)
         self.send_header("ETag", f'"{tag}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(data) - first))
         if asked is not None:
-            self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
-        if len(data) > _LARGE:
+            self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(whole)}")
+        if len(whole) > _LARGE:
             self.send_header("X-Linked-ETag", f'"{tag}"')
-            self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("X-Linked-Size", str(len(whole)))
         self.end_headers()
         if self.command == "HEAD":
             return

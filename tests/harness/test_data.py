@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from command_process import CommandProcess, Run
 from hub_stand_in import COMMIT, Hub
 
@@ -211,6 +212,34 @@ def test_verify_finds_what_was_damaged_later(hub, data, tmp_path):
     assert len(zips(root)) == FILES - 1
     assert data(root, "fetch", "--clips", chosen).returncode == 0
     assert data(root, "verify").returncode == 0
+
+
+def test_only_the_clips_themselves(hub, data, tmp_path):
+    """Read by range out of files that hold others too, and read back as any clip is."""
+    root, chosen = tmp_path / "root", a_list(tmp_path, CLIPS[0], CLIPS[1])
+    dry = data(root, "fetch", "--clips", chosen, "--only-clips", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "2 clip(s), " in dry.stdout
+    assert not root.exists()
+    hub.sent.clear()
+    done = data(root, "fetch", "--clips", chosen, "--only-clips")
+    assert done.returncode == 0, done.stderr
+    assert "2 clip(s) fetched" in done.stdout
+    # The file with others in it is 30 MB; the hub library reads ahead by some.
+    assert sum(hub.sent.values()) < LARGE / 2
+    assert sum(path.stat().st_size for path in zips(root)) < 2**21
+    alone, whole = ClipDataset(root).read(CLIPS[0]), ClipDataset(hub.folder.parents[2]).read(CLIPS[0])
+    assert torch.equal(alone.sample.frames, whole.sample.frames)
+    assert torch.equal(alone.future_xyz, whole.future_xyz)
+    assert ClipDataset(root).metadata(CLIPS[1])["country"] == "Germany"
+    assert data(root, "verify").returncode == 0
+    hub.sent.clear()
+    assert "0 clip(s) fetched" in data(root, "fetch", "--clips", chosen, "--only-clips").stdout
+    assert not any("chunk" in name for name in hub.sent), "a clip was fetched again"
+    hub.status = 403
+    done = data(tmp_path / "other", "fetch", "--clips", chosen, "--only-clips")
+    assert done.returncode == 2
+    assert "no access" in done.stderr
 
 
 def test_clips_that_do_not_exist_and_folders_that_are_not_ours(hub, data, tmp_path, remote):

@@ -18,6 +18,8 @@ from alpamayo_rt.harness.plan import EvalPlan
 from alpamayo_rt.harness.ray_pool import RayPool
 from alpamayo_rt.harness.run_folder import MISSING, SUMMARY, RunFolder, check_same
 from alpamayo_rt.harness.worker import Outcome
+from alpamayo_rt.sample.clip_writer import REVISION
+from alpamayo_rt.sample.dataset_layout import snapshot_folder
 
 Say = Callable[[str], None]
 
@@ -118,7 +120,10 @@ def choose(plan: EvalPlan, limit: int | None) -> tuple[list[ClipRef], list[ClipR
 
 def fetch_command(clip_list: object, plan: EvalPlan) -> str:
     """What brings the clips of a list here."""
-    return f"alpamayo-rt data fetch --clips {clip_list} --dataset-root {plan.source.dataset_root or 'ROOT'}"
+    root = plan.source.dataset_root or "ROOT"
+    # Clips that were written one by one, and the dataset's own files, do not mix.
+    alone = " --only-clips" if snapshot_folder(Path(root), REVISION).is_dir() else ""
+    return f"alpamayo-rt data fetch --clips {clip_list} --dataset-root {root}{alone}"
 
 
 def _open_pool(plan: EvalPlan, work: Work, clips: int, say: Say) -> Pool:

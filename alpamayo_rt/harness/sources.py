@@ -159,7 +159,7 @@ class DatasetSource:
         self._here: set[str] | None = None
 
     def refs(self, limit: int | None = None) -> list[ClipRef]:
-        """Of the list, or of all clips; a clip of the demo world knows its own t0, others have the usual one."""
+        """Of the list, or all; a clip of the demo world knows its own t0, others have the usual one."""
         listed = self._listed
         if listed is None:
             listed = [ClipRef(name) for name in self.dataset.clip_ids(self._cameras)]

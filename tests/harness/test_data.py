@@ -308,7 +308,7 @@ def test_a_list_in_the_public_form_runs_on_the_clips_that_are_here(remote, tmp_p
     assert status == 1
     assert "4 clip(s), 0 failed, 1177 not here" in said.out
     missing = run / "missing.csv"
-    assert f"alpamayo-rt data fetch --clips {missing} --dataset-root {root}" in said.err
+    assert f"alpamayo-rt data fetch --clips {missing} --dataset-root {root} --only-clips" in said.err
     assert len(read_list(missing)) == 1177
     assert {ref.t0_us for ref in read_list(missing)} == {5_100_000}
     results = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]

@@ -44,6 +44,8 @@ def _add_rms_norm(
     feature_row,
     eps,
     n,
+    part_stride,
+    PARTS: tl.constexpr,
     ADD: tl.constexpr,
     FEATURE: tl.constexpr,
     QUANTIZE: tl.constexpr,
@@ -57,7 +59,12 @@ def _add_rms_norm(
     kind = x.dtype.element_ty
     value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
     if ADD:
-        value = (value + tl.load(delta + at, mask=here, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
+        given = tl.load(delta + at, mask=here, other=0.0).to(tl.float32)
+        for part in tl.static_range(1, PARTS):
+            given += tl.load(delta + part * part_stride + at, mask=here, other=0.0)
+        if PARTS > 1:
+            given = given.to(kind).to(tl.float32)
+        value = (value + given).to(kind).to(tl.float32)
     if FEATURE:
         source = tl.load(feature_row + row)
         extra = tl.load(feature + source * n + column, mask=column < tl.where(source >= 0, n, 0), other=0.0)
@@ -84,8 +91,8 @@ def add_rms_norm(
     rows, n = x.shape
     _add_rms_norm[(rows,)](
         x, delta, weight, _bytes(out), out_scale, input_scale, feature, feature_row, eps, n,
-        ADD=delta is not None, FEATURE=feature is not None, QUANTIZE=out_scale is not None,
-        STATIC=input_scale is not None, BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
+        rows * n, PARTS=1 if delta is None or delta.dim() == 2 else len(delta), ADD=delta is not None,
+        FEATURE=feature is not None, QUANTIZE=out_scale is not None, STATIC=input_scale is not None, BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
     )  # fmt: skip
 
 
@@ -136,15 +143,16 @@ def _qk_norm_rope(
     source = qkv + token * row_stride
     cos += token * half
     sin += token * half
-    if part < Q_PROGRAMS:
-        head = part * HEADS + tl.arange(0, HEADS)
-        here = (head < heads)[:, None] & (column < half)[None, :]
-        offset = head[:, None] * 2 * half + column[None, :]
-        first, second = _turned(source + offset, q_weight, cos, sin, half, column, here, eps, kind)
-        target = q_out + token * heads * 2 * half + offset
-        tl.store(target, first.to(kind), mask=here)
-        tl.store(target + half, second.to(kind), mask=here)
-    else:
+    if Q_PROGRAMS > 0:  # known when it is compiled: there may be no q_out
+        if part < Q_PROGRAMS:
+            head = part * HEADS + tl.arange(0, HEADS)
+            here = (head < heads)[:, None] & (column < half)[None, :]
+            offset = head[:, None] * 2 * half + column[None, :]
+            first, second = _turned(source + offset, q_weight, cos, sin, half, column, here, eps, kind)
+            target = q_out + token * heads * 2 * half + offset
+            tl.store(target, first.to(kind), mask=here)
+            tl.store(target + half, second.to(kind), mask=here)
+    if part >= Q_PROGRAMS:
         head = (part - Q_PROGRAMS) * HEADS + tl.arange(0, HEADS)
         here = (head < kv_heads)[:, None] & (column < half)[None, :]
         offset = head[:, None] * 2 * half + column[None, :]

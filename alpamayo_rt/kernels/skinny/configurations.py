@@ -20,6 +20,9 @@ class Configuration(NamedTuple):
 
     More rows: `split` warps' worth of tiles lie side by side along K, and `depth` of them are under way in
     shared memory. SwiGLU has `block_n` rows of gate and as many of up.
+
+    `ahead`: ask for all of a program's weights, into the L2 cache, before anything else. With the programmatic
+    launch they arrive while a kernel before that waits for latency, not for memory, still runs.
     """
 
     block_n: int
@@ -27,6 +30,7 @@ class Configuration(NamedTuple):
     warps: int
     depth: int = 1
     split: int = 1
+    ahead: bool = False
 
 
 Key = tuple[str, str, int, int]
@@ -46,12 +50,15 @@ def default(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:
     if rows == 1:
         chunk = {"float": 8, "e4m3": 16, "int4": 32}[kind]
         warps = 4 if longest >= 128 * chunk else 1
-        return Configuration(
-            4 if outputs >= 2048 else 2, min(max(longest, chunk), 32 * warps * chunk), warps, 2
-        )
-    split = 4 if longest >= 512 else 1
-    block_k = 128 if kind == "int4" else min(max(longest // split, 16), 128)
-    return Configuration(16, block_k, 4 if split == 4 else 1, 3, split)
+        if inputs % (32 * chunk) == 0:  # then without a mask
+            while inputs % (32 * warps * chunk):
+                warps //= 2
+        block_k = min(max(longest, chunk), 32 * warps * chunk)
+        return Configuration(4 if outputs >= 2048 else 2, block_k, warps, 2)
+    block_n, split = 32 if outputs >= 65536 else 16, 4 if longest >= 512 else 1
+    if kind == "int4":
+        return Configuration(block_n, 128, split, 3, split)
+    return Configuration(block_n, min(max(longest // split, 16), 64), split, 4, split)
 
 
 def choose(rows: int, kind: str, outputs: int, inputs: int) -> Configuration:

@@ -32,7 +32,9 @@ def _launch(
     overlap = configurations.PROGRAMMATIC_LAUNCH and on_gpu
     tensors = (inputs, norm, *weight, out)
     meaning = {"K": k, "KIND": weight.kind, "NORM": norm is not None, "SWIGLU": swiglu, "ADD": add}
-    shape = {"BLOCK_N": c.block_n, "BLOCK_K": c.block_k, "DEPTH": c.depth, "OVERLAP": overlap}
+    row_bytes = weight.values.shape[1] * weight.values.element_size()
+    lines = triton.next_power_of_2(triton.cdiv(row_bytes, 128)) if c.ahead and on_gpu else 0
+    shape = {"BLOCK_N": c.block_n, "BLOCK_K": c.block_k, "DEPTH": c.depth, "LINES": lines, "OVERLAP": overlap}
     options = {"num_warps": c.warps, "launch_pdl": overlap}
     grid = (triton.cdiv(out.shape[1], c.block_n),)
     arguments: list[object] = [*tensors, out.shape[1], eps]

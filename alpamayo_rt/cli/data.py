@@ -184,6 +184,10 @@ def run_fetch(args: argparse.Namespace) -> int:
         )
     done = fetch(kit, args.dataset_root, plan, say)
     emit(f"{done.files} file(s) fetched and compared with their checksums")
+    return _told(done, unknown)
+
+
+def _told(done: Any, unknown: list[Any]) -> int:
     for name, cause in done.failed:
         emit(f"failed: {name} ({cause})")
     if done.failed:
@@ -203,11 +207,7 @@ def _fetch_only_clips(args: argparse.Namespace) -> int:
         return 1 if unknown else 0
     done = extract(kit, args.dataset_root, refs, cameras, args.max_gib * GIB, say)
     emit(f"{done.files} clip(s) fetched")
-    for name, cause in done.failed:
-        emit(f"failed: {name} ({cause})")
-    if done.failed:
-        say("run the same command again to go on where it was")
-    return 1 if done.failed or unknown else 0
+    return _told(done, unknown)
 
 
 def run_verify(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 from alpamayo_rt.errors import DatasetError
 from alpamayo_rt.harness.clip_list import ClipRef
-from alpamayo_rt.harness.fetch import Fetched, size_text
+from alpamayo_rt.harness.fetch import Fetched, one_by_one, size_text
 from alpamayo_rt.harness.hub_dataset import HubProblem, hub_problem
 from alpamayo_rt.harness.selection import describe, features_of
 from alpamayo_rt.sample.clip_encoding import zip_members
@@ -66,31 +66,21 @@ def extract(
     writer = DatasetWriter(root)
     here = set(writer.written())
     left = [ref for ref in refs if ref.clip_id not in here]
-    came, total, failed = 0, 0, list[tuple[str, str]]()
-    for n, ref in enumerate(left, 1):
-        begun = time.perf_counter()
-        try:
-            clip = _with_patience(partial(_read, kit, ref, cameras), say)
-        except HubProblem as problem:
-            if problem.fatal and n == 1:
-                raise
-            failed.append((ref.clip_id, str(problem)))
-            say(f"[{n}/{len(left)}] {problem}")
-            if problem.fatal:
-                failed += [(other.clip_id, "not tried") for other in left[n:]]
-                break
-            continue
+    total = 0
+
+    def bring(ref: ClipRef) -> int:
+        nonlocal total
+        clip = _with_patience(partial(_read, kit, ref, cameras), say)
         size = sum(map(len, clip.archives.values()))
-        total += size
-        if total > most:
+        if total + size > most:
             raise DatasetError(
-                f"--max-gib: reached after {came} clip(s); allow more, and it goes on from there"
+                f"--max-gib: reached with {size_text(total)}; allow more, and it goes on from there"
             )
         writer.write(clip)
-        came += 1
-        rate = size / 1024**2 / max(time.perf_counter() - begun, 1e-6)
-        say(f"[{n}/{len(left)}] {ref.clip_id}, {size_text(size)} ({rate:.1f} MiB/s)")
-    return Fetched(came, failed)
+        total += size
+        return size
+
+    return one_by_one(left, lambda ref: ref.clip_id, bring, say)
 
 
 def _with_patience(work: Callable[[], EncodedClip], say: Say) -> EncodedClip:

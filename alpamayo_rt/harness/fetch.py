@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alpamayo_rt.errors import DatasetError
 from alpamayo_rt.harness.clip_list import ClipRef
@@ -23,6 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRIES = 3
 _BATCH = 500  # paths that the hub is asked about at once
 Say = Callable[[str], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -125,26 +126,43 @@ def fetch(kit: Any, root: Path, plan: Estimate, say: Say) -> Fetched:
             f"for {plan.clips} clip(s)"
         )
     left = [file for file in plan.files if not file.here]
+    return one_by_one(left, lambda file: file.name, lambda file: _bring(kit, root, file, say), say)
+
+
+def one_by_one(
+    items: Sequence[Item], name_of: Callable[[Item], str], bring: Callable[[Item], int], say: Say
+) -> Fetched:
+    """Bring things, each whole or not at all; one that does not come does not keep the others from coming.
+
+    Args:
+        items: what to bring.
+        name_of: what to call one.
+        bring: brings one and gives its bytes.
+        say: is told of each.
+
+    Raises:
+        HubProblem: the hub refuses the first one in a way that holds for all.
+    """
     failed: list[tuple[str, str]] = []
-    for n, file in enumerate(left, 1):
+    for n, item in enumerate(items, 1):
         begun = time.perf_counter()
         try:
-            _bring(kit, root, file, say)
+            size = bring(item)
         except HubProblem as problem:
             if problem.fatal and n == 1:
                 raise
-            failed.append((file.name, str(problem)))
-            say(f"[{n}/{len(left)}] {problem}")
+            failed.append((name_of(item), str(problem)))
+            say(f"[{n}/{len(items)}] {problem}")
             if problem.fatal:
-                failed += [(other.name, "not tried") for other in left[n:]]
+                failed += [(name_of(other), "not tried") for other in items[n:]]
                 break
         else:
-            rate = file.size / 1024**2 / max(time.perf_counter() - begun, 1e-6)
-            say(f"[{n}/{len(left)}] {file.name}, {size_text(file.size)} ({rate:.1f} MiB/s)")
-    return Fetched(len(left) - len(failed), failed)
+            rate = size / 1024**2 / max(time.perf_counter() - begun, 1e-6)
+            say(f"[{n}/{len(items)}] {name_of(item)}, {size_text(size)} ({rate:.1f} MiB/s)")
+    return Fetched(len(items) - len(failed), failed)
 
 
-def _bring(kit: Any, root: Path, file: RemoteFile, say: Say) -> None:
+def _bring(kit: Any, root: Path, file: RemoteFile, say: Say) -> int:
     for attempt in range(1, _TRIES + 1):
         try:
             kit.download_file(file.name)
@@ -158,11 +176,12 @@ def _bring(kit: Any, root: Path, file: RemoteFile, say: Say) -> None:
         path = snapshot_of(root, kit) / file.name
         wrong = damage(path, file.sha256, file.size)
         if wrong is None:
-            return
+            return file.size
         remove(path)
         if attempt == _TRIES:
             raise HubProblem(f"{file.name}: {wrong}, {_TRIES} times; nothing of it is kept", fatal=False)
         say(f"{file.name}: {wrong}, trying again")
+    raise AssertionError("unreachable")
 
 
 def damage(path: Path, sha256: str | None = None, size: int | None = None) -> str | None:

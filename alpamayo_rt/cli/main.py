@@ -30,11 +30,15 @@ def parser() -> argparse.ArgumentParser:
         bench,
         build_engine,
         calibrate,
+        compare,
+        data,
+        eval,
         export,
         infer,
         inspect,
         quantize,
         replay,
+        report,
         verify,
         world,
     )
@@ -46,7 +50,22 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world, bench):
+    for module in (
+        infer,
+        inspect,
+        replay,
+        verify,
+        export,
+        build_engine,
+        calibrate,
+        quantize,
+        world,
+        bench,
+        data,
+        eval,
+        compare,
+        report,
+    ):
         module.add(commands)
     return top
 

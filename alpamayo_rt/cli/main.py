@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from alpamayo_rt import __version__
     from alpamayo_rt.cli import build_engine, calibrate, export, infer, inspect, quantize, replay, verify, world
+    from alpamayo_rt.cli import client, serve
 
     top = _Parser(
         prog="alpamayo-rt",
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world):
+    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world, serve, client):
         module.add(commands)
     return top
 

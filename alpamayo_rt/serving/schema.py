@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What requests look like on the wire: the fields of the published NIM interface, and ours (docs/server.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alpamayo_rt.serving.refusal import Refusal
+
+Mode = Literal["trajectory", "answer", "both"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Wire(BaseModel):
+    """Fields are taken as they are, never converted; unknown ones are named in the answer's warnings."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    def unknown(self) -> list[str]:
+        """Names of the fields that nobody knows."""
+        return sorted(self.model_extra or {})
+
+
+class Egomotion(Wire):
+    """Where the vehicle has been."""
+
+    ego_history_xyz: list[Any] = Field(
+        description="16 × 3 metres, 10 Hz, oldest first, in the ego frame of the last pose: x forward, y left, z up"
+    )
+    ego_history_rot: list[Any] = Field(
+        description="16 rotations in the same frame: quaternions [w, x, y, z] or 3 × 3 matrices"
+    )
+
+
+class Driving(Wire):
+    """What `/v1/infer` has at the top and the chat endpoints have under `nvext`."""
+
+    camera_order: list[str] | None = Field(
+        None, description="camera names in the images' order, short or full; needed without 4 × 4 images"
+    )
+    num_frames_per_camera: int | None = Field(None, description="frames of each camera")
+    egomotion: Egomotion | None = Field(None, description="needed to drive, not to answer")
+    nav_text: str | None = Field(None, description="navigation such as “Turn left in 40m”")
+    question: str | None = None
+    num_traj_samples: int = Field(1, description="trajectories, K")
+    top_k: int | None = None
+    seed: int | None = Field(None, description="of noise and sampling; default: the server's")
+    num_diffusion_steps: int = Field(10, description="ours: Euler steps of the flow")
+    multi_seq: bool = Field(False, description="ours: one reasoning a trajectory instead of one for all")
+    guidance_weight: Finite | None = Field(None, description="ours: guidance on the navigation")
+
+
+class Sampling(Wire):
+    """How tokens are drawn, and how the answer is sent."""
+
+    model: str | None = Field(None, description="one of /v1/models; default: the served one")
+    max_tokens: int = Field(256, description="sampled tokens at most")
+    temperature: Finite = Field(0.6, description="0 is greedy")
+    top_p: Finite = Field(0.98, description="likeliest tokens up to this mass")
+    stream: bool = Field(False, description="answer as server-sent events")
+
+
+class InferRequest(Driving, Sampling):
+    """Body of `POST /v1/infer`."""
+
+    images: list[str] = Field(
+        description="JPEG, PNG, WebP or BMP as base64 or data URI, camera by camera, oldest frame first"
+    )
+    mode: Mode = "trajectory"
+
+
+class ImageUrl(Wire):
+    """An image in a message."""
+
+    url: str = Field(description="data:image/…;base64,…")
+
+
+class Part(Wire):
+    """A part of a message."""
+
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | str | None = None
+
+
+class Message(Wire):
+    """A message as OpenAI's clients write it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+
+class ChatRequest(Sampling):
+    """Body of `POST /v1/chat/completions` and `POST /v1/vqa`."""
+
+    messages: list[Message]
+    top_k: int | None = None
+    seed: int | None = None
+    nvext: Driving | None = Field(None, description="the driving fields; they go before those at the top")
+
+
+class PageRequest(Wire):
+    """Body of `POST /page/run`, what the page asks for."""
+
+    clip: str
+    t0_us: int
+    mode: Mode = "trajectory"
+    nav_text: str | None = None
+    question: str | None = None
+    num_traj_samples: int = 6
+    num_diffusion_steps: int = 10
+    temperature: Finite = 0.6
+    seed: int = 0
+
+
+W = TypeVar("W", bound=Wire)
+
+
+def validated(kind: type[W], value: dict[str, Any]) -> W:
+    """The body as an object.
+
+    Raises:
+        Refusal: the first field that is wrong, in one sentence.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place, given = _place(first["loc"]), _short(first["input"])
+        if first["type"] == "missing":
+            raise Refusal(422, f"{place}: missing, expected it") from None
+        raise Refusal(422, f"{place}: {given}, {_expected(first['msg'])}") from None
+
+
+_ALTERNATIVES = ("str", "ImageUrl", "list[Part]")
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part not in _ALTERNATIVES:
+            text += f".{part}" if text else part
+    return text or "(body)"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _expected(message: str) -> str:
+    message = message.removeprefix("Input should be ")
+    return f"expected {message[:1].lower()}{message[1:]}"

@@ -67,7 +67,7 @@ class ClipShelf:
 
     def span(self, name: str) -> dict[str, Any]:
         """A clip's times: first, last and its own, in µs, and the step between two of them."""
-        self._check(name)
+        self.check(name)
         if name not in self._ranges:
             self._ranges[name] = self._span(name)
         first, last, own = self._ranges[name]
@@ -86,7 +86,7 @@ class ClipShelf:
         Raises:
             Refusal: no such clip or time.
         """
-        self._check(name)
+        self.check(name)
         key = (name, t0_us)
         with self._lock:
             if key in self._windows:
@@ -111,7 +111,8 @@ class ClipShelf:
         clip = self._dataset.read(name, t0_us, with_future="if available")
         return Window(clip.sample, clip.future_xyz)
 
-    def _check(self, name: str) -> None:
+    def check(self, name: str) -> None:
+        """Refuse a clip that is not on the list."""
         if name not in self._world and name not in self._recorded:
             raise Refusal(404, f"clip: {name[:80]!r} is not on the list, see /page/clips")
 

@@ -90,6 +90,7 @@ def routes(service: Service) -> APIRouter:
 def read_page(service: Service, body: dict[str, Any], texts: LongTexts, model: Model) -> tuple[Prepare, bool]:
     """Check what the page asks for."""
     request, limits = validated(PageRequest, body), service.limits
+    service.shelf.check(request.clip)
     for name, value, most in (
         ("num_traj_samples", request.num_traj_samples, limits.candidates),
         ("num_diffusion_steps", request.num_diffusion_steps, limits.steps),

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import torch
@@ -83,6 +84,13 @@ class Server:
         self.app: ASGIApp = build(self.service, token, report)
         self._load, self._warm, self._say, self._limits = load, warm, say, limits
         self._log_requests = log_requests
+        self._uvicorn: _Uvicorn | None = None
+
+    def stop(self) -> None:
+        """End `run` as SIGTERM does; may be called from any thread."""
+        self.worker.stop()
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
 
     def run(self, bound: socket.socket) -> None:
         """Serve until SIGTERM or Ctrl-C; then finish what was taken.
@@ -104,7 +112,7 @@ class Server:
             timeout_graceful_shutdown=int(limits.deadline_seconds) + 5,
             server_header=False,
         )
-        server = _Uvicorn(config, self.worker, self._say)
+        server = self._uvicorn = _Uvicorn(config, self.worker, self._say)
         address = _address(bound)
 
         def on_change() -> None:
@@ -137,7 +145,10 @@ class _Uvicorn(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals while serving."""
+        """Handle signals while serving; a thread other than the first one gets none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield

@@ -191,13 +191,14 @@ def _history(ego: Egomotion, field: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _numbers(value: list[Any], field: str) -> np.ndarray:
-    room, stack = _MOST_NUMBERS, [value]
-    while stack and room >= 0:
+    room, stack, fine = _MOST_NUMBERS, [value], True
+    while stack and fine:
         item = stack.pop()
         room -= len(item)
-        stack += [inner for inner in item if isinstance(inner, list)]
+        stack += [inner for inner in item[: max(room, 0)] if isinstance(inner, list)]
+        fine = room >= 0 and all(type(inner) in (list, int, float) for inner in item)
     try:
-        array = np.array(value) if room >= 0 else None
+        array = np.array(value) if fine else None
     except (ValueError, OverflowError):
         array = None
     if array is None or array.dtype.kind not in "iuf":

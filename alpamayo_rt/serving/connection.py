@@ -8,6 +8,9 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
+_READ_BYTES = 1 << 20  # at once; a request with images has megabytes
+
+
 def impatient(seconds: float) -> type[HttpToolsProtocol]:
     """uvicorn's protocol, which closes connections that have no request in progress for `seconds`.
 
@@ -20,6 +23,7 @@ def impatient(seconds: float) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
             self._watch()
 
         def on_response_complete(self) -> None:

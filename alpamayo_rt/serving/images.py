@@ -23,12 +23,13 @@ _PLAIN = ("Gray", "YCbCr", "RGB")  # colour spaces of JPEG that need no judgemen
 
 
 class Encoded(NamedTuple):
-    """A compressed image: its name for errors, its bytes and its size."""
+    """A compressed image: its name for errors, its bytes and its size; `plain` if it is a JPEG like most."""
 
     field: str
     data: bytes
     height: int
     width: int
+    plain: bool
 
 
 def from_text(field: str, text: str | memoryview, limits: Limits) -> Encoded:
@@ -50,10 +51,10 @@ def from_text(field: str, text: str | memoryview, limits: Limits) -> Encoded:
         data = pybase64.b64decode(payload, validate=True)
     except (ValueError, TypeError):
         raise Refusal(422, f"{field}: not base64, expected an image as base64 or data URI") from None
-    height, width = _size(field, data)
+    height, width, plain = _header(field, data)
     if height * width > limits.image_pixels:
         raise Refusal(422, f"{field}: {width}×{height} pixels, expected at most {limits.image_pixels} in all")
-    return Encoded(field, data, height, width)
+    return Encoded(field, data, height, width, plain)
 
 
 def check_together(images: Sequence[Encoded], limits: Limits) -> None:
@@ -88,40 +89,41 @@ def decode_all(
     """
     first = images[0]
     pinned = device is not None and device.type == "cuda"
-    frames = torch.empty(
-        (len(images), 3, first.height, first.width), dtype=torch.uint8, pin_memory=pinned
-    )
-    list(pool.map(_decode_into, images, frames))
-    return frames.unflatten(0, (cameras, -1))
+    # Pixels lie as decoders write them, so that nothing is copied; the permuted view has the model's order.
+    frames = torch.empty((len(images), first.height, first.width, 3), dtype=torch.uint8, pin_memory=pinned)
+    list(pool.map(_decode_into, images, frames.numpy()))
+    return frames.permute(0, 3, 1, 2).unflatten(0, (cameras, -1))
 
 
-def _decode_into(image: Encoded, frame: torch.Tensor) -> None:
-    # Copied by torch, whose loops run without the interpreter's lock.
-    frame.copy_(torch.from_numpy(_decode(image)).permute(2, 0, 1))
-
-
-def _decode(image: Encoded) -> np.ndarray:
-    """(H, W, 3) uint8."""
-    if image.data[:3] == _JPEG:
+def _decode_into(image: Encoded, frame: np.ndarray) -> None:
+    """Decode to (H, W, 3) uint8."""
+    if image.plain:
         try:
-            if simplejpeg.decode_jpeg_header(image.data)[2] in _PLAIN:
-                return simplejpeg.decode_jpeg(image.data, "RGB")
+            simplejpeg.decode_jpeg(image.data, "RGB", buffer=frame)
+            return
         except ValueError:
             pass  # let Pillow judge: it is what reads image files elsewhere
     try:
         with Image.open(io.BytesIO(image.data), formats=FORMATS) as opened:
-            return np.array(opened.convert("RGB"))
+            frame[:] = np.asarray(opened.convert("RGB"))
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise Refusal(422, f"{image.field}: cannot be decoded ({error})") from None
 
 
-def _size(field: str, data: bytes) -> tuple[int, int]:
-    """(height, width) from the header alone."""
+def _header(field: str, data: bytes) -> tuple[int, int, bool]:
+    """(height, width, whether it is a JPEG that needs no judgement), without decoding it."""
+    if data[:3] == _JPEG:
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if colours in _PLAIN:
+                return height, width, True
+        except ValueError:
+            pass
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise Refusal(422, f"{field}: pixels of mode {opened.mode}, expected 8 bits a channel")
-            return opened.height, opened.width
+            return opened.height, opened.width, False
     except UnidentifiedImageError:
         raise Refusal(422, f"{field}: not an image, expected {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, OverflowError) as error:

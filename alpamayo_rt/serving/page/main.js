@@ -103,7 +103,13 @@ function show(scene) {
 
 // ---- the model
 
+const NUMBERS = { candidates: "Trajectories", steps: "Steps", seed: "Seed" };
+
 function settings() {
+  for (const [id, name] of Object.entries(NUMBERS)) {
+    const { min, max } = $(id);
+    if (!$(id).checkValidity()) throw new Error(`${name}: expected a whole number from ${min}${max ? ` to ${max}` : " on"}`);
+  }
   return {
     clip: $("clip").value,
     t0_us: t0(),
@@ -286,7 +292,7 @@ $("time").addEventListener("input", () => {
 $("back").addEventListener("click", () => step(-1));
 $("forth").addEventListener("click", () => step(1));
 $("play").addEventListener("click", () => (state.playing ? (pause(), stop()) : play()));
-for (const id of ["candidates", "steps", "seed"]) $(id).addEventListener("change", () => guarded(drive));
+for (const id of Object.keys(NUMBERS)) $(id).addEventListener("change", () => guarded(drive));
 $("navigation").addEventListener("input", () => {
   state.navigationIsOwn = false;
   $("own").disabled = false;

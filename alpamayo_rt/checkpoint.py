@@ -93,7 +93,10 @@ def open_checkpoint(model: str) -> Checkpoint:
     folder = find_checkpoint(model)
     raw = read_json(folder / "config.json")
     # The family is checked first: another generation may lack the fields that name a backbone.
-    find_family(raw, folder / "config.json")
+    family = find_family(raw, folder / "config.json")
+    if family.nested_config:
+        config = parse_model_config(folder, raw, raw)
+        return Checkpoint(folder, folder, config, _list_tensors(folder), read_plan(folder))
     name = raw.get("vlm_name_or_path")
     if not isinstance(name, str) or not name:
         raise ModelError(f"{folder / 'config.json'}: vlm_name_or_path {name!r}, expected a path or a hub id")
@@ -273,7 +276,7 @@ def load_network(
     placed = match_tensors(checkpoint, network)
     exact = _exact_types(network)
     narrowed = set(plan.layers(network)) if plan is not None and checkpoint.plan is None else set()
-    _materialize_buffers(network, checkpoint.config, device, dtype)
+    materialize_buffers(network, checkpoint.config, device, dtype)
     buffers = dict(network.named_buffers())
     wanted = {name: ours for name, ours in placed.items() if ours.startswith(only)}
     for name, tensor in _read_tensors(checkpoint, wanted, progress):
@@ -295,7 +298,7 @@ def load_network(
     return network.eval()
 
 
-def _materialize_buffers(
+def materialize_buffers(
     network: Network, config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Statistics and frequencies as float32; rounded to `dtype` where the checkpoint does not store them."""

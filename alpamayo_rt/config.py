@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
+from alpamayo_rt.config_fields import Fields
+from alpamayo_rt.config_parts import flat_parts, nested_parts
 from alpamayo_rt.errors import ModelError
 from alpamayo_rt.families import FAMILIES, Family
 
@@ -80,16 +82,30 @@ class ActionSpaceConfig:
     theta_ridge: float
     v_lambda: float
     v_ridge: float
+    still_below: float | None = None
+    """m/s; where the inverse of a trajectory is slower its curvature is zero, and elsewhere it is clamped."""
 
 
 @dataclass(frozen=True)
 class HistoryTokensConfig:
-    """How history displacements become tokens."""
+    """How history displacements become tokens; `from_origin`: whether the first one is from the origin."""
 
     first_id: int
     num_bins: int
     low: tuple[float, float, float]
     high: tuple[float, float, float]
+    num_tokens: int
+    from_origin: bool = True
+
+
+@dataclass(frozen=True)
+class FutureTokensConfig:
+    """How normalized (acceleration, curvature) pairs of a future become tokens."""
+
+    first_id: int
+    num_bins: int
+    low: tuple[float, float]
+    high: tuple[float, float]
     num_tokens: int
 
 
@@ -106,7 +122,10 @@ class ModelConfig:
     action_in: ActionInConfig
     action_space: ActionSpaceConfig
     history: HistoryTokensConfig
+    future: FutureTokensConfig
     num_diffusion_steps: int
+    guidance_weight: float | None
+    """What the release guides with; nothing is guided unless a request asks."""
     min_pixels: int
     max_pixels: int
     traj_token_start: int
@@ -152,70 +171,6 @@ def find_family(raw: Mapping[str, Any], path: Path) -> Family:
     return FAMILIES[model_type]
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    # Comparing, unlike converting, works for integers of any size; it is false for NaN.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-class _Fields:
-    """A JSON object with the name of its place, so that errors can say where a value stands."""
-
-    def __init__(self, raw: object, where: str):
-        if not isinstance(raw, Mapping):
-            raise ModelError(f"{where}: {raw!r}, expected an object")
-        self.raw, self.where = raw, where
-
-    def sub(self, name: str) -> _Fields:
-        return _Fields(self.raw.get(name), f"{self.where}.{name}")
-
-    def _get(self, name: str, default: Any) -> Any:
-        value = self.raw.get(name)
-        if value is None:
-            value = default
-        if value is None:
-            raise ModelError(f"{self.where}.{name}: missing")
-        return value
-
-    def whole(self, name: str, default: int | None = None) -> int:
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ModelError(f"{self.where}.{name}: {value!r}, expected a whole number")
-        return value
-
-    def size(self, name: str, default: int | None = None) -> int:
-        value = self.whole(name, default)
-        if value == 0:
-            raise ModelError(f"{self.where}.{name}: 0, expected a whole number from 1 on")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self._get(name, default)
-        if not _is_number(value):
-            raise ModelError(f"{self.where}.{name}: {value!r}, expected a number")
-        return float(value)
-
-    def numbers(self, name: str, n: int, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
-        value = self._get(name, default)
-        if not isinstance(value, list | tuple) or len(value) != n or not all(map(_is_number, value)):
-            raise ModelError(f"{self.where}.{name}: {value!r}, expected {n} numbers")
-        return tuple(float(v) for v in value)
-
-    def wholes(self, name: str) -> tuple[int, ...]:
-        value = self._get(name, None)
-        if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
-            raise ModelError(f"{self.where}.{name}: {value!r}, expected a list of whole numbers")
-        return tuple(value)
-
-    def expect(self, name: str, wanted: object, default: object = None) -> None:
-        value = self.raw.get(name, default)
-        if value != wanted:
-            raise ModelError(f"{self.where}.{name}: {value!r} is not supported, expected {wanted!r}")
-
-
 def parse_model_config(folder: Path, raw: Mapping[str, Any], backbone_raw: Mapping[str, Any]) -> ModelConfig:
     """Combine a checkpoint's config with its backbone's.
 
@@ -229,32 +184,30 @@ def parse_model_config(folder: Path, raw: Mapping[str, Any], backbone_raw: Mappi
     """
     path = folder / "config.json"
     family = find_family(raw, path)
-    top = _Fields(raw, str(path))
-    top.expect("add_special_tokens", True)
-    top.expect("expert_non_causal_attention", True)
-    diffusion = top.sub("diffusion_cfg")
+    top = Fields(raw, str(path))
+    parts = nested_parts(top) if family.nested_config else flat_parts(top, backbone_raw)
+    head, ids = parts.head, parts.token_ids
+    head.expect("expert_non_causal_attention", True)
+    diffusion = head.sub("diffusion_cfg")
     diffusion.expect("int_method", "euler", "euler")
-    vlm = _Fields(backbone_raw, f"{raw.get('vlm_name_or_path')}/config.json")
-    text = dict(vlm.sub("text_config").raw)
-    text["vocab_size"] = top.size("vocab_size")
-    expert = text | dict(top.sub("expert_cfg").raw)
-    space = _action_space(top.sub("action_space_cfg"))
-    traj_start = top.whole("traj_token_start_idx")
-    ids = {name: value for name, value in top.sub("traj_token_ids").raw.items() if isinstance(value, int)}
+    weight = diffusion.raw.get("inference_guidance_weight")
+    space = replace(_action_space(head.sub("action_space_cfg")), still_below=family.still_below)
     parsed = ModelConfig(
         family=family,
         folder=folder,
-        backbone=str(raw.get("vlm_name_or_path")),
-        vision=_vision(vlm.sub("vision_config")),
-        language=_text(_Fields(text, f"{vlm.where}.text_config")),
-        expert=_text(_Fields(expert, f"{top.where}.expert_cfg")),
-        action_in=_action_in(top.sub("action_in_proj_cfg")),
+        backbone=parts.backbone,
+        vision=_vision(parts.vision),
+        language=_text(parts.language),
+        expert=_text(parts.expert),
+        action_in=_action_in(head.sub("action_in_proj_cfg")),
         action_space=space,
-        history=_history(top, traj_start),
+        history=_history(top, parts.first_history_id),
+        future=_future(top, parts.future, parts.first_future_id, space, family),
         num_diffusion_steps=diffusion.size("num_inference_steps", 10),
+        guidance_weight=None if weight is None else diffusion.number("inference_guidance_weight"),
         min_pixels=top.whole("min_pixels", RELEASED_MIN_PIXELS),
         max_pixels=top.whole("max_pixels", RELEASED_MAX_PIXELS),
-        traj_token_start=traj_start,
+        traj_token_start=min(parts.first_history_id, parts.first_future_id),
         traj_vocab_size=top.size("traj_vocab_size"),
         traj_token_ids=ids,
         camera_labels=family.labels_images and bool(raw.get("include_camera_ids", True)),
@@ -289,7 +242,7 @@ def _check(config: ModelConfig, path: Path) -> None:
         )
 
 
-def _vision(f: _Fields) -> VisionConfig:
+def _vision(f: Fields) -> VisionConfig:
     f.expect("hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
     return VisionConfig(
         depth=f.size("depth"),
@@ -306,7 +259,7 @@ def _vision(f: _Fields) -> VisionConfig:
     )
 
 
-def _text(f: _Fields) -> TextConfig:
+def _text(f: Fields) -> TextConfig:
     f.expect("hidden_act", "silu", "silu")
     f.expect("attention_bias", False, False)
     # Newer configs keep everything about rotary positions in one object.
@@ -332,7 +285,7 @@ def _text(f: _Fields) -> TextConfig:
     )
 
 
-def _action_in(f: _Fields) -> ActionInConfig:
+def _action_in(f: Fields) -> ActionInConfig:
     return ActionInConfig(
         hidden_size=f.size("hidden_size"),
         num_enc_layers=f.size("num_enc_layers"),
@@ -341,7 +294,7 @@ def _action_in(f: _Fields) -> ActionInConfig:
     )
 
 
-def _action_space(f: _Fields) -> ActionSpaceConfig:
+def _action_space(f: Fields) -> ActionSpaceConfig:
     accel, curvature = f.numbers("accel_bounds", 2), f.numbers("curvature_bounds", 2)
     numbers = {
         name: f.number(name)
@@ -358,15 +311,32 @@ def _action_space(f: _Fields) -> ActionSpaceConfig:
     )
 
 
-def _history(top: _Fields, traj_start: int) -> HistoryTokensConfig:
+def _history(top: Fields, first_id: int) -> HistoryTokensConfig:
     f = top.sub("hist_traj_tokenizer_cfg")
     f.expect("predict_yaw", False, False)
     low, high = f.numbers("ego_xyz_min", 3, (-4, -4, -10)), f.numbers("ego_xyz_max", 3, (4, 4, 10))
-    # The bins of the future come first in the trajectory vocabulary, those of the history after them.
     return HistoryTokensConfig(
-        first_id=traj_start + top.sub("traj_tokenizer_cfg").size("num_bins"),
+        first_id=first_id,
         num_bins=f.size("num_bins", 1000),
         low=(low[0], low[1], low[2]),
         high=(high[0], high[1], high[2]),
         num_tokens=top.size("tokens_per_history_traj"),
+        from_origin=bool(f.raw.get("pad_origin_at_beginning", True)),
+    )
+
+
+def _future(
+    top: Fields, f: Fields, first_id: int, space: ActionSpaceConfig, family: Family
+) -> FutureTokensConfig:
+    if any(task.needs_future for task in family.tasks) and f.raw.get("action_space_cfg") is not None:
+        own = _action_space(f.sub("action_space_cfg"))
+        if replace(own, still_below=space.still_below) != space:
+            raise ModelError(f"{f.where}.action_space_cfg: differs from the expert's, expected the same")
+    low, high = f.numbers("dims_min", 2, (-10, -10)), f.numbers("dims_max", 2, (10, 10))
+    return FutureTokensConfig(
+        first_id=first_id,
+        num_bins=f.size("num_bins"),
+        low=(low[0], low[1]),
+        high=(high[0], high[1]),
+        num_tokens=top.size("tokens_per_future_traj", 2 * space.n_waypoints),
     )

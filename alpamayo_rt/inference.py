@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,37 +12,62 @@ import torch
 
 from alpamayo_rt.action.flow_matching import draw_noise
 from alpamayo_rt.action.unicycle import Unicycle
+from alpamayo_rt.answers import read_answer
 from alpamayo_rt.checkpoint import Checkpoint
-from alpamayo_rt.engine.base import Engine, OnToken
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.base import FINISHED, NO_TRAJECTORY_TOKEN, Engine, OnToken
 from alpamayo_rt.engine.hand_off import HandOff, hand_off
+from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.engine.sampling import Sampling, StopRule, draw_uniforms
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.model.vision import VisionFeatures
-from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, check_request, prepare_images
+from alpamayo_rt.prompt.prompt import (
+    Images,
+    Prompt,
+    build_prompt,
+    check_request,
+    prepare_images,
+    shared_length,
+    task_of,
+)
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.result import Result, Trace
 from alpamayo_rt.sample.sample import Sample, as_array
 from alpamayo_rt.settings import Settings
+from alpamayo_rt.tasks import Task
 
 
 class Stopwatch:
-    """Milliseconds by stage; waits for the device at every lap."""
+    """Milliseconds by stage. On a GPU marks are set in its stream, and nobody waits before the end."""
 
     def __init__(self, engine: Engine):
-        self._engine = engine
-        self._start = self._lap = time.perf_counter()
-        self.milliseconds: dict[str, float] = {}
+        self._device = engine.device
+        self._start = time.perf_counter()
+        self._marks = [("", self._mark())]
+
+    def _mark(self) -> float | torch.cuda.Event:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def lap(self, stage: str) -> None:
         """Book the time since the last lap on `stage`."""
-        self._engine.synchronize()
-        now = time.perf_counter()
-        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (now - self._lap) * 1e3
-        self._lap = now
+        self._marks.append((stage, self._mark()))
 
     def total(self) -> dict[str, float]:
-        """All stages and the time since the start."""
-        return self.milliseconds | {"total": (time.perf_counter() - self._start) * 1e3}
+        """All stages and the time since the start; waits for the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        spent: dict[str, float] = {}
+        for (_, before), (stage, after) in pairwise(self._marks):
+            if isinstance(before, torch.cuda.Event):
+                passed = before.elapsed_time(after)
+            else:
+                passed = (after - before) * 1e3  # type: ignore[operator]
+            spent[stage] = spent.get(stage, 0.0) + passed
+        return spent | {"total": (time.perf_counter() - self._start) * 1e3}
 
 
 class Model:
@@ -69,24 +95,24 @@ class Model:
         temperature: float = 0.6,
         top_p: float = 0.98,
         top_k: int | None = None,
-        max_generate_length: int = 256,
+        max_generate_length: int | None = None,
         seed: int = 0,
         noise: torch.Tensor | np.ndarray | None = None,
         guidance_weight: float | None = None,
         keep_trace: bool = False,
         on_token: OnToken | None = None,
     ) -> Result:
-        """Reason about a sample and propose trajectories, or answer its question.
+        """Reason about a sample and propose trajectories, or say in words what its task asks for.
 
         Args:
-            sample: frames, history, navigation or question.
+            sample: frames, history, navigation or question, task.
             num_candidates: K trajectories.
             num_diffusion_steps: Euler steps of the flow.
             multi_seq: K reasonings over one prefill instead of one reasoning for all candidates.
             temperature: of the sampling; 0 is greedy.
             top_p: smallest mass of likeliest tokens that is kept.
             top_k: number of likeliest tokens that are kept; None keeps all, 1 is greedy.
-            max_generate_length: sampled tokens at most.
+            max_generate_length: sampled tokens at most; None: 256 for trajectories, else the task's limit.
             seed: of noise and sampling.
             noise: (K, W, 2) float32, x at t = 0, instead of seeded noise.
             guidance_weight: w of classifier-free guidance on the navigation; None is off.
@@ -101,52 +127,84 @@ class Model:
             num_candidates, num_diffusion_steps, multi_seq, temperature, top_p, top_k,
             max_generate_length, seed, guidance_weight,
         )  # fmt: skip
-        self._check(sample, settings)
+        task = self._check(sample, settings)
         watch = Stopwatch(self.engine)
         images = prepare_images(sample, self.config, self.engine.device)
-        prompt = build_prompt(sample, images, self.config, self.tokenizer)
+        prompt = self.prompt_of(sample, images)
         watch.lap("preprocess")
         features = self.engine.encode_images(images)
         watch.lap("vision")
-        if sample.question is not None:
-            return self._answer(prompt, features, settings, watch, on_token)
-        return self._drive(sample, images, prompt, features, settings, noise, keep_trace, watch, on_token)
+        if not task.drives:
+            return self._answer(sample, task, prompt, features, settings, watch, on_token)
+        return self._drive(sample, task, images, prompt, features, settings, noise, keep_trace, watch, on_token)
 
-    def _check(self, sample: Sample, settings: Settings) -> None:
+    def _check(self, sample: Sample, settings: Settings) -> Task:
         check_request(sample, self.config, self.tokenizer)
         if settings.guidance_weight is not None and sample.navigation is None:
             raise InputError("guidance_weight: given without navigation, expected one to be guided by")
+        return task_of(sample, self.config.family)
 
-    def stop_rule(self, question: bool) -> StopRule:
+    def prompt_of(self, sample: Sample, images: Images, config: ModelConfig | None = None) -> Prompt:
+        """The prompt of a sample, with the actions of its future where the task shows them.
+
+        Args:
+            sample: what is asked.
+            images: its patches.
+            config: instead of the model's own.
+        """
+        actions = None
+        if task_of(sample, self.config.family).needs_future and sample.ego_future_xyz is not None:
+            assert sample.history_xyz is not None
+            assert sample.history_rot is not None
+            assert sample.ego_future_rot is not None
+            actions = self.unicycle.inverse(
+                sample.history_xyz, sample.history_rot, sample.ego_future_xyz, sample.ego_future_rot
+            )
+        return build_prompt(sample, images, config or self.config, self.tokenizer, actions)
+
+    def stop_rule(self, task: Task) -> StopRule:
         """What a rollout may not say and what ends it."""
         first = self.config.traj_token_start
         end = self.config.language.eos_token_id
-        if question:
-            return StopRule((), None, end)
-        return StopRule(((first, first + self.config.traj_vocab_size),), self.tokenizer.future_start, end)
+        bins = ((first, first + self.config.traj_vocab_size),) if task.masks_bins else ()
+        ends = ((end, end + 1),) if task.masks_end else ()
+        return StopRule(bins + ends, self.tokenizer.future_start if task.closes else None, end)
 
     def _answer(
         self,
+        sample: Sample,
+        task: Task,
         prompt: Prompt,
         features: VisionFeatures,
         settings: Settings,
         watch: Stopwatch,
         on_token: OnToken | None,
     ) -> Result:
-        rule = self.stop_rule(question=True)
-        cache, logits = self.engine.prefill(prompt, features, settings.max_generate_length)
+        rule, sampling = self.stop_rule(task), _sampling(settings, task)
+        cache, logits = self.engine.prefill(prompt, features, sampling.max_generate_length)
         watch.lap("prefill")
-        uniforms = draw_uniforms(1, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms, on_token=on_token)
+        uniforms = draw_uniforms(1, sampling.max_generate_length, settings.seed)
+        rollout = self.engine.reason(cache, logits, sampling, rule, uniforms, on_token=on_token)
         watch.lap("decode")
-        answer = self.text_of(rollout.tokens[0], question=True)
+        answer = self.text_of(rollout.tokens[0], task)
+        reading = read_answer(answer, task.reads, sample.camera_indices, sample.image_size)
         return Result(
-            [], rollout.tokens, rollout.stop_reasons, len(prompt), settings.seed, watch.total(), answer=answer
+            [] if reading.reasoning is None else [reading.reasoning],
+            rollout.tokens,
+            # Without trajectories to follow, a text that ends by itself is complete.
+            [FINISHED if reason == NO_TRAJECTORY_TOKEN else reason for reason in rollout.stop_reasons],
+            len(prompt),
+            settings.seed,
+            watch.total(),
+            answer=answer,
+            task=task.name,
+            reading=reading,
         )
 
     def _drive(
         self,
         sample: Sample,
+        task: Task,
         images: Images,
         prompt: Prompt,
         features: VisionFeatures,
@@ -157,26 +215,31 @@ class Model:
         on_token: OnToken | None,
     ) -> Result:
         k, waypoints = settings.num_candidates, self.config.action_space.n_waypoints
-        rule = self.stop_rule(question=False)
+        rule, sampling = self.stop_rule(task), _sampling(settings, task)
         sequences = k if settings.multi_seq else 1
-        room = sequences * settings.max_generate_length + k * waypoints
+        room = sequences * sampling.max_generate_length + k * waypoints
         cache, logits = self.engine.prefill(prompt, features, room)
         watch.lap("prefill")
-        uniforms = draw_uniforms(sequences, settings.max_generate_length, settings.seed)
-        rollout = self.engine.reason(cache, logits, _sampling(settings), rule, uniforms, on_token=on_token)
-        watch.lap("decode")
+        uniforms = draw_uniforms(sequences, sampling.max_generate_length, settings.seed)
         reads = list(range(k)) if settings.multi_seq else [0] * k
-        handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
-        unguided_prompt = unguided = None
-        if settings.guidance_weight is not None:
-            unguided_prompt, unguided = self.unguided_hand_off(sample, images, features, rollout.tokens, reads)
-            watch.lap("prefill")
+        steps, weight = settings.num_diffusion_steps, settings.guidance_weight
         noise = draw_noise(k, waypoints, settings.seed) if noise is None else _check_noise(noise, k, waypoints)
-        weight = settings.guidance_weight
-        action = self.engine.denoise(
-            noise, settings.num_diffusion_steps, handed, unguided, 1.0 if weight is None else weight
-        ).cpu()
-        watch.lap("expert")
+        given = (cache, logits, sampling, rule, uniforms)
+        unguided_prompt = unguided = None
+        if weight is None:
+            rollout, action = self.engine.drive(*given, reads, noise, steps, watch.lap, on_token=on_token)
+        else:
+            rollout = self.engine.reason(*given, on_token=on_token)
+            watch.lap("decode")
+            unguided_prompt, unguided = self.unguided_hand_off(
+                sample, images, features, rollout.tokens, reads, (prompt, cache)
+            )
+            watch.lap("prefill")
+        handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
+        if weight is not None:
+            action = self.engine.denoise(noise, steps, handed, unguided, weight)
+            watch.lap("expert")
+        action = action.cpu()
         if not bool(torch.isfinite(action).all()):
             raise EngineError(
                 f"actions: not finite; damaged weights, or {self.engine.precision} is too narrow for them"
@@ -188,11 +251,9 @@ class Model:
             raise InputError(
                 "history_xyz: gives trajectories that are not finite, expected metres in the ego frame at t0"
             )
-        trace = Trace(
-            prompt, handed, noise, action, settings.num_diffusion_steps, unguided_prompt, unguided, weight
-        )
+        trace = Trace(prompt, handed, noise, action, steps, unguided_prompt, unguided, weight)
         return Result(
-            [self.text_of(tokens, question=False) for tokens in rollout.tokens],
+            [self.text_of(tokens, task) for tokens in rollout.tokens],
             rollout.tokens,
             rollout.stop_reasons,
             len(prompt),
@@ -211,8 +272,9 @@ class Model:
         features: VisionFeatures,
         tokens: list[list[int]],
         reads: list[int],
+        guided: tuple[Prompt, KvCache] | None = None,
     ) -> tuple[Prompt, HandOff]:
-        """The cache without the navigation: prompt without the route span, then the same generated tokens.
+        """The cache without the navigation: prompt without its text, then the same generated tokens.
 
         Args:
             sample: with its navigation.
@@ -220,26 +282,32 @@ class Model:
             features: of the images, encoded once for both caches.
             tokens: what the sequences wrote with the navigation, up to the closing token.
             reads: the sequence of each candidate.
+            guided: the prompt with the navigation and its cache, which begins with what both prompts share.
         """
-        plain = sample.replaced(navigation=None)
-        prompt = build_prompt(plain, images, self.config, self.tokenizer)
+        prompt = self.prompt_of(sample.replaced(navigation=None), images)
         closing, waypoints = self.tokenizer.future_start, self.config.action_space.n_waypoints
         room = sum(map(len, tokens)) + len(reads) * waypoints
-        cache, _ = self.engine.prefill(prompt, features, room)
+        if guided is None:
+            cache, _ = self.engine.prefill(prompt, features, room)
+        else:
+            cache, _ = self.engine.prefill_from(
+                guided[1], shared_length(guided[0], prompt), prompt, features, room
+            )
         # The reference masks its padding token in this pass, also where it was sampled as an ordinary one.
         self.engine.append(cache, range(len(tokens)), tokens, unseen=self.tokenizer.padding)
         return prompt, hand_off(cache, tokens, reads, closing, waypoints)
 
-    def text_of(self, tokens: list[int], question: bool) -> str:
+    def text_of(self, tokens: list[int], task: Task) -> str:
         """Reasoning or answer: the text before its closing marker, or all of it where that is missing."""
-        rule = self.stop_rule(question)
-        said = self.tokenizer.decode([t for t in tokens if t not in (rule.closing, rule.end)])
-        family = self.config.family
-        start, end = (
-            (family.answer_start, family.answer_end) if question else (family.driving_start, family.driving_end)
-        )
+        closing, end = self.tokenizer.future_start, self.config.language.eos_token_id
+        if self.config.family.cuts_text:
+            said = self.tokenizer.decode(tokens)
+            marks = [self.tokenizer.decode([mark]) for mark in (closing, end)]
+            return min((said.split(mark)[0] for mark in marks), key=len).strip()
+        left_out = (closing, end) if task.closes else (end,)
+        said = self.tokenizer.decode([t for t in tokens if t not in left_out])
         # A marker that is written once more starts the text anew, as the reference reads it.
-        return said.split(end)[0].rsplit(start, 1)[-1].strip()
+        return said.split(task.end)[0].rsplit(task.start, 1)[-1].strip()
 
     def provenance(self) -> dict[str, Any]:
         """What a result file says about the model that made it."""
@@ -250,8 +318,9 @@ class Model:
         }
 
 
-def _sampling(settings: Settings) -> Sampling:
-    return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_generate_length)
+def _sampling(settings: Settings, task: Task) -> Sampling:
+    limit = settings.max_generate_length or task.limit
+    return Sampling(settings.temperature, settings.top_p, settings.top_k, limit)
 
 
 def _check_noise(noise: object, candidates: int, waypoints: int) -> torch.Tensor:

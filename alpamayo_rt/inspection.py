@@ -8,14 +8,17 @@ from typing import Any
 
 from alpamayo_rt.checkpoint import Checkpoint, empty_network, match_tensors
 from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.model.network import Network
 from alpamayo_rt.prompt.images import smart_resize
 from alpamayo_rt.prompt.layout import prompt_text
 from alpamayo_rt.prompt.tokenizer import IMAGE_PAD, PromptTokenizer
 from alpamayo_rt.quantization.memory import weight_bytes, weights_in
-from alpamayo_rt.sample.cameras import DEFAULT_CAMERAS
+from alpamayo_rt.quantization.plan import Plan
 
 _FRAMES, _HEIGHT, _WIDTH = 4, 1080, 1920
 _TOKENS, _CANDIDATES = 256, 6
+CARDS_GIB = {"80 GB": 78.0, "48 GB": 44.0, "40 GB": 39.0, "24 GB": 22.5}
+"""Cards, and what of each is left for a model once the driver and the libraries have had theirs."""
 _PARTS = ("vision", "language", "expert", "action_space")
 
 
@@ -35,7 +38,8 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         part["tensors"] += 1
         part["parameters"] += weights_in(network, ours, checkpoint.tensors[name].numel)
     parameters = sum(part["parameters"] for part in parts.values())
-    prompt_tokens = _prompt_tokens(config, tokenizer)
+    cameras = config.family.tasks[0].cameras
+    prompt_tokens = _prompt_tokens(config, tokenizer, cameras)
     return {
         "name": checkpoint.name,
         "family": config.family.model_type,
@@ -50,15 +54,46 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "action_statistics": _statistics(checkpoint),
         "images": {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels},
         "default_input": {
-            "images": f"{len(DEFAULT_CAMERAS)} × {_FRAMES} of {_HEIGHT}×{_WIDTH}",
+            "images": f"{len(cameras)} × {_FRAMES} of {_HEIGHT}×{_WIDTH}",
             "resized": list(smart_resize(_HEIGHT, _WIDTH, config.min_pixels, config.max_pixels)),
             "prompt_tokens": prompt_tokens,
         },
-        "narrowed": _narrowed(checkpoint),
-        "memory_gib": {
-            name: _memory(config, size, prompt_tokens, itemsize)
-            for name, (size, itemsize) in weight_bytes(checkpoint, network, parameters).items()
+        "tasks": {
+            task.name: {"cameras": list(task.cameras), "max_generate_length": task.limit}
+            for task in config.family.tasks
         },
+        "guidance_weight": config.guidance_weight,
+        "narrowed": _narrowed(checkpoint),
+        "cards_gib": CARDS_GIB,
+        "memory_gib": memory_gib(config, network, checkpoint.plan, parameters, prompt_tokens),
+    }
+
+
+def memory_gib(
+    config: ModelConfig, network: Network, plan: Plan | None, parameters: int, prompt_tokens: int
+) -> dict[str, dict[str, Any]]:
+    """What running six candidates takes in GiB, by precision, and on which cards it fits.
+
+    Args:
+        config: its sizes.
+        network: without data, narrowed where the checkpoint is.
+        plan: of a narrowed checkpoint.
+        parameters: number of weights of the model.
+        prompt_tokens: of the usual request.
+
+    Returns:
+        Precision → weights, cache, working, total, guided_total (with the second cache of guidance) and `fits`:
+        for each of `CARDS_GIB` "guided", "plain" (without guidance only) or None.
+    """
+    sizes = weight_bytes(plan, network, parameters).items()
+    found = {name: _memory(config, size, prompt_tokens, itemsize) for name, (size, itemsize) in sizes}
+    return {name: needed | {"fits": _fits(needed)} for name, needed in found.items()}
+
+
+def _fits(needed: dict[str, float]) -> dict[str, str | None]:
+    return {
+        card: "guided" if needed["guided_total"] <= room else "plain" if needed["total"] <= room else None
+        for card, room in CARDS_GIB.items()
     }
 
 
@@ -128,11 +163,11 @@ def _statistics(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _prompt_tokens(config: ModelConfig, tokenizer: PromptTokenizer) -> int:
-    text = prompt_text(config, DEFAULT_CAMERAS, _FRAMES)
+def _prompt_tokens(config: ModelConfig, tokenizer: PromptTokenizer, cameras: tuple[int, ...]) -> int:
+    text = prompt_text(config, cameras, _FRAMES)
     rows, columns = smart_resize(_HEIGHT, _WIDTH, config.min_pixels, config.max_pixels)
     side = config.vision.patch_size * config.vision.merge_size
-    images = len(DEFAULT_CAMERAS) * _FRAMES
+    images = len(cameras) * _FRAMES
     return len(tokenizer.encode(text)) + images * ((rows // side) * (columns // side) - 1)
 
 
@@ -145,4 +180,7 @@ def _memory(config: ModelConfig, weights: int, prompt_tokens: int, itemsize: int
     working += 4 * config.vision.intermediate_size * prompt_tokens * config.vision.merge_size**2 * itemsize
     gib = {"weights": weights, "cache": per_token * slots, "working": working}
     out = {name: round(size / 2**30, 3) for name, size in gib.items()}
-    return out | {"total": math.ceil(sum(gib.values()) / 2**30 * 1000) / 1000}
+    total = sum(gib.values())
+    for name, size in (("total", total), ("guided_total", total + gib["cache"])):
+        out[name] = math.ceil(size / 2**30 * 1000) / 1000
+    return out

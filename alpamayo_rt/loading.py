@@ -4,22 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 
 from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.checkpoint import Checkpoint, load_network, open_checkpoint
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine_files import EngineFiles
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.inference import Model
+from alpamayo_rt.model.network import Network
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.quantization.linear import has_fp8
 from alpamayo_rt.quantization.parts import NARROW
 from alpamayo_rt.quantization.plan import Plan
 
 ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
-_AVAILABLE = ("auto", "eager", "onnxruntime", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -40,8 +43,8 @@ def load(
 
     Args:
         model: a checkpoint folder or a hub id; None: what `engine_dir` was exported from.
-        engine: eager, onnxruntime or tensorrt; auto: tensorrt or onnxruntime where engine files are named, by
-            what they are, else eager.
+        engine: eager, graphs, onnxruntime or tensorrt; auto: tensorrt or onnxruntime where engine files are
+            named, by what they are, else graphs on a GPU that has what it takes, else eager.
         precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU, or what the checkpoint was narrowed
             to. fp8 and int4 narrow the language model while it is loaded (`docs/quantization.md`); what is left
             runs as auto would run it.
@@ -94,18 +97,66 @@ def load(
         torch.stack([statistics.accel_mean, statistics.curvature_mean]).cpu(),
         torch.stack([statistics.accel_std, statistics.curvature_std]).cpu(),
     )
-    eager = EagerEngine(network, checkpoint.config, where, dtype, name)
-    return Model(checkpoint, eager, tokenizer, unicycle)
+    runs = make_engine(engine, network, checkpoint.config, where, dtype, name, progress)
+    return Model(checkpoint, runs, tokenizer, unicycle)
+
+
+def make_engine(
+    engine: str,
+    network: Network,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str,
+    progress: Callable[[str], None] | None = None,
+) -> Engine:
+    """Put a network on an engine that runs modules.
+
+    Args:
+        engine: eager; graphs, which needs an NVIDIA GPU of compute capability 8.0 or later, and Triton; or
+            auto: graphs where they run, but in float32 eager.
+        network: loaded, on `device`.
+        config: of the network.
+        device: where it runs.
+        dtype: of all that is not narrowed.
+        precision: what it is called.
+        progress: is told in one line why auto is eager on a GPU.
+
+    Raises:
+        EngineError: the engine does not run modules, or not there.
+    """
+    check_engine(engine)
+    if engine not in ("auto", "eager", "graphs"):
+        raise EngineError(f"engine: {engine} runs files, expected auto, eager or graphs")
+    lacking = graphs_lack(device)
+    if engine == "graphs" and lacking:
+        raise EngineError(f"engine: graphs, but {lacking}; expected eager there")
+    if engine == "graphs" or (engine == "auto" and not lacking and dtype != torch.float32):
+        from alpamayo_rt.engine.graphs.engine import GraphEngine
+
+        return GraphEngine(network, config, device, dtype, precision)
+    if engine == "auto" and lacking and device.type == "cuda" and progress is not None:
+        progress(f"engine: eager, because {lacking}")
+    return EagerEngine(network, config, device, dtype, precision)
+
+
+def graphs_lack(device: torch.device) -> str | None:
+    """What a device lacks for the engine `graphs`, in words, or None."""
+    if device.type != "cuda":
+        return f"{device} has no CUDA graphs"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        name = torch.cuda.get_device_name(device)
+        return f"{name} has compute capability {major}.{minor} (8.0 or later is needed)"
+    if find_spec("triton") is None:
+        return "the package triton is missing"
+    return None
 
 
 def check_engine(engine: str) -> None:
-    """Refuse an engine that does not exist or is not in this version."""
+    """Refuse an engine that does not exist."""
     if engine not in ENGINES:
         raise EngineError(f"engine: {engine!r}, expected one of {', '.join(ENGINES)}")
-    if engine not in _AVAILABLE:
-        raise EngineError(
-            f"engine: {engine} is not part of this version, expected {' or '.join(_AVAILABLE[1:])}"
-        )
 
 
 def check_precision(precision: str) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import torch
 
 from alpamayo_rt.action.unicycle import yaw_of
+from alpamayo_rt.answers import Reading
 from alpamayo_rt.engine.hand_off import HandOff
 from alpamayo_rt.prompt.prompt import Prompt
+from alpamayo_rt.tasks import TRAJECTORY
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Result:
     """Answer to one sample; all tensors are float32 on the CPU.
 
     Attributes:
-        reasoning: one text a sequence (1, or K in multi-sequence mode); empty for a question.
+        reasoning: one text a sequence (1, or K in multi-sequence mode); that before the meta-actions; empty for
+            the other texts.
         generated_token_ids: what each sequence wrote.
         stop_reasons: `finished`, `no_trajectory_token` or `limit`, one a sequence.
         prompt_tokens: length of the prompt.
@@ -40,7 +43,9 @@ class Result:
         trajectories: (K, W, 3) metres in the ego frame at t0; None for a question, as the next two.
         rotations: (K, W, 3, 3).
         actions: (K, W, 2) acceleration m/s² and curvature 1/m.
-        answer: the answer to a question.
+        answer: what was said where no trajectories were asked for.
+        task: what was asked, one of `tasks.TASK_NAMES`.
+        reading: what was read from the answer: meta-actions, auto-label, boxes.
     """
 
     reasoning: list[str]
@@ -53,6 +58,8 @@ class Result:
     rotations: torch.Tensor | None = None
     actions: torch.Tensor | None = None
     answer: str | None = None
+    task: str = TRAJECTORY
+    reading: Reading = field(default_factory=Reading)
     trace: Trace | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, object]:
@@ -63,7 +70,7 @@ class Result:
             "stop_reasons": self.stop_reasons,
         }
         if self.answer is not None:
-            out["answer"] = self.answer
+            out |= {"task": self.task, "answer": self.answer, **self.reading.to_json()}
         if self.trajectories is not None and self.rotations is not None and self.actions is not None:
             actions = _rounded(self.actions)
             out["trajectories"] = _rounded(self.trajectories)

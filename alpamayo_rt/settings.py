@@ -26,14 +26,16 @@ class Settings:
     temperature: float = 0.6
     top_p: float = 0.98
     top_k: int | None = None
-    max_generate_length: int = 256
+    max_generate_length: int | None = None
+    """None: as many as the task has (`tasks.Task.limit`)."""
     seed: int = 0
     guidance_weight: float | None = None
 
     def __post_init__(self) -> None:
         _whole("num_candidates", self.num_candidates, 1, MAX_CANDIDATES)
         _whole("num_diffusion_steps", self.num_diffusion_steps, 1, MAX_STEPS)
-        _whole("max_generate_length", self.max_generate_length, 1, MAX_TOKENS)
+        if self.max_generate_length is not None:
+            _whole("max_generate_length", self.max_generate_length, 1, MAX_TOKENS)
         _whole("seed", self.seed, 0, 2**63 - 1)
         _number("temperature", self.temperature, 0, 100)
         _number("top_p", self.top_p, 0, 1)

@@ -11,8 +11,11 @@ from situations import driving_sample, question_sample, random_frames, straight_
 
 from alpamayo_rt import InputError, Model, Result, Sample
 from alpamayo_rt.action.flow_matching import draw_noise
+from alpamayo_rt.families import ALPAMAYO_1_5
 from alpamayo_rt.prompt.images import preprocess
 from alpamayo_rt.sample.sample import PreparedImages
+
+DRIVING, QUESTION = ALPAMAYO_1_5.tasks
 
 NEAR = {"rtol": 0, "atol": 1e-5}
 SHORT = {"max_generate_length": 8, "num_diffusion_steps": 3}
@@ -160,7 +163,7 @@ def test_question_needs_no_history_and_gets_an_answer(model_1_5: Model) -> None:
 
 
 def test_an_answer_may_say_what_a_rollout_may_not(model_1_5: Model) -> None:
-    driving, question = model_1_5.stop_rule(question=False), model_1_5.stop_rule(question=True)
+    driving, question = model_1_5.stop_rule(DRIVING), model_1_5.stop_rule(QUESTION)
     first = model_1_5.config.traj_token_start
     assert driving.masked == ((first, first + 4000),)
     assert driving.closing == model_1_5.tokenizer.future_start
@@ -228,12 +231,12 @@ def test_prepared_patches_equal_the_frames_they_were_made_from(model_1_5: Model)
     ],
 )
 def test_reasoning_is_the_text_before_its_closing_marker(said: str, reasoning: str, model: Model) -> None:
-    assert model.text_of(model.tokenizer.encode(said), question=False) == reasoning
+    assert model.text_of(model.tokenizer.encode(said), DRIVING) == reasoning
 
 
 def test_answer_ends_at_its_own_marker(model_1_5: Model) -> None:
     ids = model_1_5.tokenizer.encode("yes<|cot_end|>it is<|answer_end|>or not<|im_end|>")
-    assert model_1_5.text_of(ids, question=True) == "yes<|cot_end|>it is"
+    assert model_1_5.text_of(ids, QUESTION) == "yes<|cot_end|>it is"
 
 
 def test_settings_are_checked_before_any_work(model_1_5: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import pytest
 import torch
@@ -31,10 +31,10 @@ class CountingEngine(Engine):
         self.prompts: list[int] = []
         self.caches: list[KvCache] = []
 
-    def encode_images(self, images: Images) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         self.calls["vision"] += 1
         self.images += len(images.grid)
-        return self.inner.encode_images(images)
+        return self.inner.encode_images(images, frame_ids)
 
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:
         self.calls["prefill"] += 1

@@ -20,7 +20,7 @@ WHOLE = {
     "top_k": (1, 2**31 - 1),
 }
 NUMBERS = {"temperature": (0, 100), "top_p": (0, 1), "guidance_weight": (-1000, 1000)}
-OPTIONAL = ("top_k", "guidance_weight")
+OPTIONAL = ("top_k", "guidance_weight", "max_generate_length")
 odd_values = st.one_of(st.text(max_size=4), st.lists(st.integers(), max_size=2), st.booleans())
 
 
@@ -82,7 +82,7 @@ def test_multi_seq_is_true_or_false(value: object) -> None:
 
 def test_names_and_defaults_are_those_of_infer() -> None:
     parameters = inspect.signature(Model.infer).parameters
-    assert set(SETTING_NAMES) == set(parameters) - {"self", "sample", "noise", "keep_trace"}
+    assert set(SETTING_NAMES) == set(parameters) - {"self", "sample", "noise", "keep_trace", "on_token"}
     assert all(parameters[name].default == getattr(Settings(), name) for name in SETTING_NAMES)
 
 

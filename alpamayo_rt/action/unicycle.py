@@ -96,6 +96,10 @@ class Unicycle:
         turn = heading[..., 1:] - heading[..., :-1]
         gram = torch.diag_embed(arc.square()) + c.kappa_lambda * smooth
         curvature = solve(gram, arc * turn, c.kappa_ridge, raise_ridge=True)
+        if c.still_below is not None:
+            curvature = curvature.clamp(*c.curvature_bounds)
+            still = speed.abs() < c.still_below
+            curvature = curvature.masked_fill(still[..., :-1] | still[..., 1:], 0)
         return self.normalize(torch.stack([accel, curvature], -1))
 
     def within_bounds(self, actions: torch.Tensor) -> torch.Tensor:

@@ -36,9 +36,10 @@ from alpamayo_rt.evaluation.metrics import min_ade
 from alpamayo_rt.inference import Model
 from alpamayo_rt.result import Result
 from alpamayo_rt.sample.arrays import PreparedFile, read_npy
-from alpamayo_rt.sample.request import Request, in_file_names, read_request_file
+from alpamayo_rt.sample.request import Request, argument_name, in_file_names, read_request_file
 from alpamayo_rt.sample.sample import Sample
 from alpamayo_rt.settings import Settings
+from alpamayo_rt.tasks import AUTO_LABELING, TRAJECTORY
 
 
 class Prepared(NamedTuple):
@@ -142,11 +143,8 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     Settings(**overrides)
     history = {
         name: read_npy(path, f"--{name.replace('_', '-')}-npy")
-        for name, path in (
-            ("ego_history_xyz", args.ego_history_xyz_npy),
-            ("ego_history_rot", args.ego_history_rot_npy),
-        )
-        if path is not None
+        for name in ("ego_history_xyz", "ego_history_rot", "ego_future_xyz", "ego_future_rot")
+        if (path := getattr(args, f"{name}_npy")) is not None
     }
     if args.clip is not None:
         return [_clip_job(args, overrides)]
@@ -178,9 +176,12 @@ def _clip_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
     t0_us = DEFAULT_T0_US if args.t0_us is None else args.t0_us
 
     def prepare(model: Model) -> Prepared:
-        clip = dataset.read(args.clip, t0_us, with_future="if available")
-        sample = clip.sample.replaced(navigation=args.nav_text, question=args.question)
-        return Prepared(sample, Settings(**overrides), clip.future_xyz)
+        cameras = model.config.family.default_cameras(args.task, args.question)
+        clip = dataset.read(args.clip, t0_us, cameras, with_future="if available")
+        asked: dict[str, Any] = {"navigation": args.nav_text, "question": args.question, "task": args.task}
+        if args.task == AUTO_LABELING:
+            asked |= {"ego_future_xyz": clip.future_xyz, "ego_future_rot": clip.future_rot}
+        return Prepared(clip.sample.replaced(**asked), Settings(**overrides), clip.future_xyz)
 
     return Job(args.clip, prepare, _describe, {"t0_us": t0_us})
 
@@ -193,6 +194,9 @@ def _live_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
 
     def prepare(model: Model) -> Prepared:
         sample, future = clip.read(model.engine.device, args.nav_text, args.question)
+        if args.task is not None:
+            driving = args.task == TRAJECTORY
+            sample = sample.replaced(task=args.task, navigation=sample.navigation if driving else args.nav_text)
         return Prepared(sample, Settings(**overrides), future)
 
     return Job(args.clip, prepare, _describe, {"t0_us": clip.t0_us})
@@ -202,8 +206,8 @@ def _prepared_job(
     args: argparse.Namespace, prepared: PreparedFile, history: dict[str, Any], overrides: dict[str, Any]
 ) -> Job:
     def prepare(model: Model) -> Prepared:
-        given = {name.removeprefix("ego_"): array for name, array in history.items()}
-        sample = prepared.sample(args.nav_text, args.question).replaced(**given)
+        given = {argument_name(name): array for name, array in history.items()}
+        sample = prepared.sample(args.nav_text, args.question, args.task).replaced(**given)
         return Prepared(sample, Settings(**overrides))
 
     return Job(args.prepared.stem, prepare, _describe)

@@ -9,6 +9,7 @@ from typing import Any
 
 from alpamayo_rt.cli.common import add_engine_arguments
 from alpamayo_rt.errors import InputError
+from alpamayo_rt.tasks import TASK_NAMES
 
 DEFAULT_T0_US = 5_100_000
 IGNORED = {"dump_profile": "dumpProfile", "warmup": "warmup"}
@@ -40,8 +41,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     source.add_argument("--prepared", type=Path, metavar="F", help="preprocessed patches (.npz, .safetensors)")
     source.add_argument("--nav-text", metavar="TEXT", help="navigation, with --clip or --prepared")
     source.add_argument("--question", metavar="TEXT", help="a question, with --clip or --prepared")
+    source.add_argument(
+        "--task", metavar="TASK",
+        help=f"with --clip or --prepared: {', '.join(TASK_NAMES)} (default: by the question)",
+    )  # fmt: skip
     source.add_argument("--ego-history-xyz-npy", "--egoHistoryXYZNpy", type=Path, metavar="F")
     source.add_argument("--ego-history-rot-npy", "--egoHistoryRotNpy", type=Path, metavar="F")
+    source.add_argument("--ego-future-xyz-npy", type=Path, metavar="F", help="for auto-labels")
+    source.add_argument("--ego-future-rot-npy", type=Path, metavar="F")
 
     out = command.add_argument_group("what to write")
     out.add_argument(
@@ -64,7 +71,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     how.add_argument("--temperature", type=number, metavar="X", help="default: 0.6; 0 is greedy")
     how.add_argument("--top-p", type=number, metavar="X", help="default: 0.98")
     how.add_argument("--top-k", type=number, metavar="N", help="default: off; 1 is greedy")
-    how.add_argument("--max-generate-length", type=number, metavar="N", help="default: 256")
+    how.add_argument("--max-generate-length", type=number, metavar="N", help="default: the task's")
     how.add_argument("--seed", type=number, metavar="N", help="default: 0")
     how.add_argument("--guidance-weight", type=number, metavar="W", help="default: off; needs a navigation")
 
@@ -89,7 +96,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     sources = [f for f in ("input_file", "clip", "prepared") if getattr(args, f) is not None]
     if not sources or (len(sources) > 1 and sources != ["input_file", "prepared"]):
         raise InputError("what to answer: expected one of --input-file, --clip, --prepared")
-    for flag in ("nav_text", "question"):
+    for flag in ("nav_text", "question", "task"):
         if getattr(args, flag) is not None and "input_file" in sources:
             raise InputError(
                 f"--{flag.replace('_', '-')}: goes with --clip or --prepared, not with --input-file"
@@ -99,11 +106,12 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError("--dataset-root: a live clip of the demo world has none, expected to be left out")
         if args.dataset_root is None and not is_live(args.clip):
             raise InputError("--dataset-root: missing, expected the dataset's local cache")
-        if args.ego_history_xyz_npy is not None or args.ego_history_rot_npy is not None:
-            raise InputError(
-                "--ego-history-xyz-npy and --ego-history-rot-npy: go with --input-file or --prepared; "
-                "a clip has its history"
-            )
+        for name in ("history", "future"):
+            if any(getattr(args, f"ego_{name}_{kind}_npy") is not None for kind in ("xyz", "rot")):
+                raise InputError(
+                    f"--ego-{name}-xyz-npy and --ego-{name}-rot-npy: go with --input-file or --prepared; "
+                    f"a clip has its {name}"
+                )
     elif args.dataset_root is not None or args.t0_us is not None:
         raise InputError("--dataset-root and --t0-us: go with --clip")
 

@@ -30,7 +30,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+_FITS = {"guided": "fits", "plain": "no guidance", None: "-"}
+
+
 def _text(found: dict[str, Any]) -> str:
+    columns = ("weights", "cache", "working", "total", "guided_total")
     parts = table(
         ("part", "tensors", "parameters", "sizes"),
         [
@@ -53,10 +57,17 @@ def _text(found: dict[str, Any]) -> str:
         ],
     )
     memory = table(
-        ("precision", "weights GiB", "cache", "working", "total"),
+        ("precision", "weights GiB", *columns[1:-1], "guided", *found["cards_gib"]),
         [
-            (name, *(f"{m[column]:.2f}" for column in ("weights", "cache", "working", "total")))
+            (name, *(f"{m[column]:.2f}" for column in columns), *(_FITS[card] for card in m["fits"].values()))
             for name, m in found["memory_gib"].items()
+        ],
+    )
+    tasks = table(
+        ("task", "cameras", "tokens at most"),
+        [
+            (name, ", ".join(map(str, task["cameras"])), str(task["max_generate_length"]))
+            for name, task in found["tasks"].items()
         ],
     )
     usual = found["default_input"]
@@ -73,6 +84,8 @@ def _text(found: dict[str, Any]) -> str:
             "",
             tokens,
             "",
+            tasks,
+            "",
             f"action statistics {stored}:",
             statistics,
             "",
@@ -80,5 +93,7 @@ def _text(found: dict[str, Any]) -> str:
             f"{usual['images']} (resized to {usual['resized'][0]}×{usual['resized'][1]}, "
             f"{usual['prompt_tokens']} prompt tokens), six candidates:",
             memory,
+            "guided: with the second cache of guidance; cards: what fits into "
+            + ", ".join(f"{room:g} GiB of {card}" for card, room in found["cards_gib"].items()),
         ]
     )

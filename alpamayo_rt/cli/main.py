@@ -26,8 +26,20 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from alpamayo_rt import __version__
-    from alpamayo_rt.cli import build_engine, calibrate, export, infer, inspect, quantize, replay, verify, world
-    from alpamayo_rt.cli import client, serve
+    from alpamayo_rt.cli import (
+        bench,
+        build_engine,
+        calibrate,
+        client,
+        export,
+        infer,
+        inspect,
+        quantize,
+        replay,
+        serve,
+        verify,
+        world,
+    )
 
     top = _Parser(
         prog="alpamayo-rt",
@@ -36,7 +48,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world, serve, client):
+    modules = (
+        infer, inspect, replay, verify, serve, client, export, build_engine, calibrate, quantize, world, bench,
+    )  # fmt: skip
+    for module in modules:
         module.add(commands)
     return top
 

@@ -8,14 +8,14 @@ these stages; an engine that can do better (a graph over all steps, say) overrid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from alpamayo_rt.action.flow_matching import guided, integrate
 from alpamayo_rt.config import ModelConfig
-from alpamayo_rt.engine.hand_off import HandOff
+from alpamayo_rt.engine.hand_off import HandOff, hand_off
 from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.engine.sampling import Sampling, StopRule, choose
 from alpamayo_rt.model.vision import VisionFeatures
@@ -23,6 +23,8 @@ from alpamayo_rt.prompt.prompt import Images, Prompt
 
 OnToken = Callable[[int, int], None]
 """(sequence, token)"""
+Lap = Callable[[str], None]
+"""Told the name of a stage when all of it has been launched."""
 FINISHED, NO_TRAJECTORY_TOKEN, LIMIT = "finished", "no_trajectory_token", "limit"
 
 
@@ -45,12 +47,23 @@ class Engine(ABC):
         """Whether the expert runs all its steps inside, so that there is no velocity to ask for."""
         return False
 
+    @property
+    def reuses_frames(self) -> bool:
+        """Whether images whose `frame_ids` were seen before are not encoded again."""
+        return False
+
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype):
         self.config, self.device, self.dtype = config, device, dtype
 
     @abstractmethod
-    def encode_images(self, images: Images) -> VisionFeatures:
-        """Patches → image tokens and DeepStack features."""
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
+        """Patches → image tokens and DeepStack features.
+
+        Args:
+            images: all images of a request.
+            frame_ids: one key an image; the same key means the same picture. Engines that keep features
+                (`reuses_frames`) need not encode again what they have seen; others look at none of this.
+        """
 
     @abstractmethod
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:
@@ -64,6 +77,23 @@ class Engine(ABC):
         Returns:
             The cache, and the logits (V,) float32 at the prompt's last position.
         """
+
+    def prefill_from(
+        self, shared: KvCache, length: int, prompt: Prompt, features: VisionFeatures, room: int
+    ) -> tuple[KvCache, torch.Tensor]:
+        """Run a prompt whose first tokens are in another prompt's cache already.
+
+        An engine may read, copy or refer to these slots; here they are computed again. The other cache stays as
+        it is, and may grow behind its prompt.
+
+        Args:
+            shared: a cache that `prefill` made, with whatever its sequences have written since.
+            length: with how many equal tokens both prompts begin.
+            prompt: the other arguments and what is returned are those of `prefill`.
+            features: of its images, which both prompts have.
+            room: slots to set aside.
+        """
+        return self.prefill(prompt, features, room)
 
     @abstractmethod
     def append(
@@ -139,6 +169,47 @@ class Engine(ABC):
                 break
             active, rows = [going[i][0] for i in keep], rows[keep]
         return rollout
+
+    def drive(
+        self,
+        cache: KvCache,
+        logits: torch.Tensor,
+        sampling: Sampling,
+        rule: StopRule,
+        uniforms: torch.Tensor,
+        reads: Sequence[int],
+        noise: torch.Tensor,
+        steps: int,
+        lap: Lap,
+        forced: torch.Tensor | None = None,
+        on_token: OnToken | None = None,
+    ) -> tuple[Rollout, torch.Tensor]:
+        """From the prompt's logits to actions without guidance: `reason`, hand-off, `denoise`.
+
+        One call, so that an engine can launch the flow before the tokens are back on the host.
+
+        Args:
+            cache: see `reason`, as are logits, sampling, rule, uniforms, forced and on_token.
+            logits: see cache.
+            sampling: see cache.
+            rule: see cache.
+            uniforms: see cache.
+            reads: the sequence of each of the K candidates.
+            noise: (K, W, 2) float32.
+            steps: of the flow.
+            lap: is told `decode` and `expert`.
+            forced: see cache.
+            on_token: see cache.
+
+        Returns:
+            The rollout, and normalized actions (K, W, 2) float32 on the engine's device.
+        """
+        rollout = self.reason(cache, logits, sampling, rule, uniforms, forced, on_token)
+        lap("decode")
+        handed = hand_off(cache, rollout.tokens, reads, rule.closing, noise.shape[1])
+        action = self.denoise(noise, steps, handed)
+        lap("expert")
+        return rollout, action
 
     def denoise(
         self,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -33,7 +33,7 @@ class EagerEngine(Engine):
         self.precision = precision
 
     @torch.inference_mode()
-    def encode_images(self, images: Images) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`. Images of one size run together; sizes may differ within a request."""
         pixels = images.pixel_values.to(self.device, self.dtype)
         return encode_by_size(images, pixels, self.network.vision)
@@ -52,6 +52,31 @@ class EagerEngine(Engine):
             CachedAttention(cache, 0, None),
             slots,
             features.deepstack,
+        )
+        return cache, language.logits(hidden[-1])
+
+    @torch.inference_mode()
+    def prefill_from(
+        self, shared: KvCache, length: int, prompt: Prompt, features: VisionFeatures, room: int
+    ) -> tuple[KvCache, torch.Tensor]:
+        """See `Engine`; the shared slots are copied, only what follows them is computed."""
+        n, behind = len(prompt), prompt.image_slots[-1:]
+        # The last token's logits are asked for; image tokens behind the shared ones would need their features.
+        length = min(length, n - 1)
+        if length == 0 or bool((behind >= length).any()):
+            return self.prefill(prompt, features, room)
+        language, text = self.network.language, self.config.language
+        cache = KvCache.allocate(text, n + room, n, prompt.rope_delta, self.device, self.dtype)
+        cache.claim(torch.full((length,), PROMPT), torch.arange(length))
+        cache.keys[:, :, :length] = shared.keys[:, :, :length]
+        cache.values[:, :, :length] = shared.values[:, :, :length]
+        order = torch.arange(length, n, device=self.device)
+        owner = torch.full_like(order, PROMPT)
+        slots = cache.claim(owner, order)
+        hidden = language(
+            language.embed_tokens(prompt.ids[length:].to(self.device)),
+            *mrope_cos_sin(prompt.positions[:, length:].to(self.device), text),
+            CachedAttention(cache, slots.start, cache.visible(owner, order + 1)),
         )
         return cache, language.logits(hidden[-1])
 

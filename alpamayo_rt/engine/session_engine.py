@@ -6,7 +6,7 @@ So whoever has an expert's engine alone uses that one, and the rest runs as befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -95,10 +95,12 @@ class SessionEngine(Engine):
         return self.stages.expert is not None and self.stages.expert.contract == "shared-loop"
 
     @torch.inference_mode()
-    def encode_images(self, images: Images) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`."""
         vision = self.stages.vision
-        return self._other("vision").encode_images(images) if vision is None else vision.encode(images)
+        if vision is not None:
+            return vision.encode(images)
+        return self._other("vision").encode_images(images, frame_ids)
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:

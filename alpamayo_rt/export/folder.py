@@ -82,12 +82,17 @@ def write_config(out: Path, checkpoint: Checkpoint, statistics: ActionStatistics
     The action statistics are those that the network uses, which a checkpoint may keep among its tensors.
     """
     raw: dict[str, Any] = read_json(checkpoint.folder / "config.json")
-    backbone = read_json(checkpoint.backbone / "config.json")
-    raw |= {name: backbone[name] for name in ("text_config", "vision_config")}
-    raw["vlm_name_or_path"] = "."
-    raw["action_space_cfg"] = dict(raw["action_space_cfg"]) | {
-        name: float(value) for name, value in statistics.named_buffers()
-    }
+    spaces = [raw]
+    if checkpoint.config.family.nested_config:
+        spaces = [raw["expert_config"], raw["future_traj_tokenizer_cfg"]]
+    else:
+        backbone = read_json(checkpoint.backbone / "config.json")
+        raw |= {name: backbone[name] for name in ("text_config", "vision_config")}
+        raw["vlm_name_or_path"] = "."
+    used = {name: float(value) for name, value in statistics.named_buffers()}
+    for holder in spaces:
+        if "action_space_cfg" in holder:
+            holder["action_space_cfg"] = holder["action_space_cfg"] | used
     raw[_ORIGIN] = origin_of(checkpoint)
     for name in TOKENIZER_FILES:
         if (checkpoint.backbone / name).is_file():

@@ -123,7 +123,11 @@ class VisionTower(nn.Module):
         Returns:
             Tokens of all images, image by image, and the DeepStack features.
         """
-        return self.encode(patches, self._position_embedding(rows, columns), *self._rotary(rows, columns))
+        return self.encode(patches, *self.places(rows, columns))
+
+    def places(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Position embeddings, cosines and sines of an image's patches, as `encode` takes them."""
+        return self._position_embedding(rows, columns), *self._rotary(rows, columns)
 
     def encode(
         self, patches: torch.Tensor, positions: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor

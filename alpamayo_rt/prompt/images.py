@@ -2,7 +2,8 @@
 """Camera frames → patches, on any device.
 
 The resize repeats, in integers, what torch's antialiased bicubic does with uint8 images on the CPU, which is
-what the released processor calls; so that a frame gives the same bytes on every device.
+what the released processor calls; so that a frame gives the same bytes on every device. Families that resize
+in float have the same operator on float images everywhere.
 """
 
 from __future__ import annotations
@@ -134,19 +135,35 @@ def patchify(images: torch.Tensor, patch: int = 16, merge: int = 2, temporal: in
     return blocks.unsqueeze(3).expand(-1, -1, -1, temporal, -1, -1).flatten(2)
 
 
-def preprocess(frames: torch.Tensor, min_pixels: int, max_pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalized(frames: torch.Tensor, height: int, width: int, in_float: bool) -> torch.Tensor:
+    """uint8 (N, C, H, W) → float32 (N, C, height, width) around −1…1."""
+    if not in_float:
+        return (resize(frames, height, width).float() - 127.5) / 127.5
+    # Image by image: as floats all of them at once would take four times their room.
+    wide = [
+        torch.nn.functional.interpolate(
+            frame[None].float() / 255, size=(height, width), mode="bicubic", antialias=True, align_corners=False
+        )
+        for frame in frames
+    ]
+    return (torch.cat(wide) - 0.5) / 0.5
+
+
+def preprocess(
+    frames: torch.Tensor, min_pixels: int, max_pixels: int, in_float: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames → what the vision tower reads.
 
     Args:
         frames: (N, 3, H, W) uint8.
         min_pixels: smallest area after resizing.
         max_pixels: largest area after resizing.
+        in_float: resize without rounding and clamping, so that values may lie beyond ±1.
 
     Returns:
         `pixel_values` (patches of all images, 1536) float32 and `image_grid_thw` (N, 3) int64 on the CPU.
     """
     height, width = smart_resize(frames.shape[-2], frames.shape[-1], min_pixels, max_pixels)
-    resized = resize(frames, height, width)
-    patches = patchify((resized.float() - 127.5) / 127.5)
+    patches = patchify(_normalized(frames, height, width, in_float))
     grid = torch.tensor([[1, height // 16, width // 16]]).expand(len(frames), -1)
     return patches.flatten(0, 1), grid.contiguous()

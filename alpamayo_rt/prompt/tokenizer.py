@@ -32,6 +32,7 @@ class PromptTokenizer:
         self.image_pad = self.id(IMAGE_PAD)
         self.padding = self.id("<|endoftext|>")
         self.history = self.id("<|traj_history|>")
+        self.future = self.id("<|traj_future|>")
         self.future_start = self.id("<|traj_future_start|>")
         self.reserved = tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values())
         self._reserved_pattern = re.compile(r"<\|\w+\|>|<i\d+>")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from alpamayo_rt.checkpoint import Checkpoint
 from alpamayo_rt.loading import PRECISIONS
 from alpamayo_rt.quantization.linear import QuantizedLinear
 from alpamayo_rt.quantization.parts import NARROW
@@ -29,11 +28,11 @@ def weights_in(network: nn.Module, tensor: str, numel: int) -> int:
     return module.in_features * module.out_features if leaf == "weight" else 0
 
 
-def weight_bytes(checkpoint: Checkpoint, network: nn.Module, parameters: int) -> dict[str, tuple[int, int]]:
+def weight_bytes(own: Plan | None, network: nn.Module, parameters: int) -> dict[str, tuple[int, int]]:
     """Bytes of the weights, and the size of a value in all else.
 
     Args:
-        checkpoint: an opened one.
+        own: the plan of a narrowed checkpoint.
         network: without data, narrowed where the checkpoint is.
         parameters: number of weights of the model.
 
@@ -41,7 +40,6 @@ def weight_bytes(checkpoint: Checkpoint, network: nn.Module, parameters: int) ->
         Precision → (bytes, bytes a value). A narrowed checkpoint has its own precision only; the others of a
         checkpoint in a floating type have the language model narrowed.
     """
-    own = checkpoint.plan
     if own is not None:
         return {own.precision: (_around(network, parameters) + _inside(network), _SURROUNDING)}
     sizes = {name: (parameters * dtype.itemsize, dtype.itemsize) for name, dtype in PRECISIONS.items()}

@@ -154,12 +154,16 @@ def _write_descriptions(
     if set(weight_map.values()) != {"model.safetensors"}:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
-    (folder / _BACKBONE).mkdir()
+    config = read_json(checkpoint.folder / "config.json")
+    # Whoever copies the folder elsewhere takes the tokenizer along.
+    beside = folder
+    if not checkpoint.config.family.nested_config:
+        beside = folder / _BACKBONE
+        beside.mkdir()
+        config["vlm_name_or_path"] = _BACKBONE
     for name in BACKBONE_FILES:
         if (checkpoint.backbone / name).exists():
-            shutil.copyfile(checkpoint.backbone / name, folder / _BACKBONE / name)
-    # Whoever copies the folder elsewhere takes the tokenizer along.
-    config = read_json(checkpoint.folder / "config.json") | {"vlm_name_or_path": _BACKBONE}
+            shutil.copyfile(checkpoint.backbone / name, beside / name)
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
     noted = dataclasses.replace(plan, source_hash=checkpoint.fingerprint())
     (folder / FILE).write_text(noted.to_json())

@@ -14,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.sample.sample import PreparedImages, Sample, as_array
 
-_ARRAYS = ("pixel_values", "image_grid_thw", "camera_indices", "ego_history_xyz", "ego_history_rot")
-_TEXTS = ("nav_text", "question")
+_ARRAYS = (
+    "pixel_values", "image_grid_thw", "camera_indices",
+    "ego_history_xyz", "ego_history_rot", "ego_future_xyz", "ego_future_rot",
+)  # fmt: skip
+_TEXTS = ("nav_text", "question", "task")
 
 UNREADABLE_NPZ = (
     OSError, ValueError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error,
@@ -62,7 +65,9 @@ class PreparedFile:
         except SafetensorError as error:
             raise InputError(f"{path}: damaged ({error})") from None
 
-    def sample(self, navigation: str | None = None, question: str | None = None) -> Sample:
+    def sample(
+        self, navigation: str | None = None, question: str | None = None, task: str | None = None
+    ) -> Sample:
         """The sample; the texts given here go before those of the file.
 
         Raises:
@@ -79,6 +84,9 @@ class PreparedFile:
             navigation if navigation is not None else self._texts.get("nav_text"),
             question if question is not None else self._texts.get("question"),
             PreparedImages(self._arrays["pixel_values"], self._arrays["image_grid_thw"]),
+            task if task is not None else self._texts.get("task"),
+            self._arrays.get("ego_future_xyz"),
+            self._arrays.get("ego_future_rot"),
         )
 
 

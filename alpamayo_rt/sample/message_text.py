@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from alpamayo_rt.errors import InputError
-from alpamayo_rt.families import CAMERA_NAMES, Family
+from alpamayo_rt.families import CAMERA_NAMES, FAMILIES, Family
 
 
 @dataclass
@@ -17,19 +18,34 @@ class SpelledLayout:
     cameras: list[int] = field(default_factory=list)
     navigation: str | None = None
     question: str | None = None
+    task: str | None = None
+
+
+STARTS = sorted({task.start for family in FAMILIES.values() for task in family.tasks if task.start})
+"""Tokens with which some family's answers begin."""
+_HISTORY = r"<\|traj_history_start\|>(?:<\|traj_history\|>)*<\|traj_history_end\|>"
+_FUTURE = r"<\|traj_future_start\|>(?:<\|traj_future\|>)*<\|traj_future_end\|>"
+
+
+def _either(texts: Iterable[str]) -> str:
+    return "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
 
 
 def _pattern(family: Family) -> re.Pattern[str]:
-    cameras = "|".join(re.escape(name) for name in CAMERA_NAMES)
-    fixed = "|".join(re.escape(text) for text in (family.system, family.instruction))
+    instructions = _either(task.instruction for task in family.tasks if task.instruction)
+    history = _HISTORY
+    if family.navigation_marks == ("", ""):
+        # Only its place tells a navigation without marks: between the history and the instruction.
+        history += rf"(?:(?P<unmarked>(?:(?!<\|).)+?)(?={instructions}))?"
     return re.compile(
-        rf"\s+|(?:{fixed})"
-        rf"|(?P<camera>{cameras}):"
+        rf"\s+|{re.escape(family.system)}|(?P<instruction>{instructions})"
+        rf"|(?P<camera>{_either(CAMERA_NAMES)}):"
         r"|frame\s+\d+\b:?"
-        r"|<\|traj_history_start\|>(?:<\|traj_history\|>)*<\|traj_history_end\|>"
+        rf"|{history}"
         r"|<\|route_start\|>(?P<route>.*?)<\|route_end\|>"
         r"|<\|question_start\|>(?P<question>.*?)<\|question_end\|>"
-        rf"|(?:{re.escape(family.driving_start)}|{re.escape(family.answer_start)})\s*\Z",
+        + (rf"|{_FUTURE}" if any(task.needs_future for task in family.tasks) else "")
+        + rf"|(?:{_either(STARTS)})\s*\Z",
         re.DOTALL,
     )
 
@@ -52,7 +68,15 @@ def recognize(text: str, family: Family, found: SpelledLayout) -> None:
             )
         if match["camera"]:
             found.cameras.append(CAMERA_NAMES.index(match["camera"]))
-        for name, value in (("navigation", match["route"]), ("question", match["question"])):
+        said = match.groupdict()
+        task = next((t for t in family.tasks if t.instruction and t.instruction == said["instruction"]), None)
+        for name, value in (
+            ("navigation", said["route"]),
+            ("navigation", (said.get("unmarked") or "").strip() or None),
+            ("question", said["question"]),
+            # The sentence that asks for a trajectory says nothing: files spell it beside a question too.
+            ("task", task.name if task is not None and not task.drives else None),
+        ):
             if value is not None:
                 if getattr(found, name) not in (None, value):
                     raise InputError(f"messages: two different {name} texts, expected one")

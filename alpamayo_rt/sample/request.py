@@ -12,7 +12,6 @@ from typing import Any
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.families import Family
 from alpamayo_rt.sample.arrays import PreparedFile, read_npy
-from alpamayo_rt.sample.cameras import DEFAULT_CAMERAS
 from alpamayo_rt.sample.image_files import read_frames
 from alpamayo_rt.sample.message_text import SpelledLayout, recognize
 from alpamayo_rt.sample.sample import Sample
@@ -21,7 +20,9 @@ from alpamayo_rt.settings import SETTING_NAMES, Settings
 _SAMPLE_FIELDS = (
     "id", "messages", "camera_indices", "ego_history_xyz", "ego_history_rot",
     "ego_history_xyz_npy", "ego_history_rot_npy", "nav_text", "question",
+    "task", "ego_future_xyz", "ego_future_rot", "ego_future_xyz_npy", "ego_future_rot_npy",
 )  # fmt: skip
+_POSES = ("ego_history_xyz", "ego_history_rot", "ego_future_xyz", "ego_future_rot")
 _SINGLE_CAMERA = (1,)
 
 
@@ -52,7 +53,8 @@ class Request:
 
         Args:
             family: whose layout the texts may spell.
-            history: `ego_history_xyz` and `ego_history_rot` from the command line, in place of the request's.
+            history: `ego_history_xyz`, `ego_future_xyz` and their rotations from the command line, in place of
+                the request's.
             prepared: patches in place of the messages' images.
 
         Raises:
@@ -68,16 +70,16 @@ class Request:
         images, layout = self._read_messages(family)
         navigation = self._text("nav_text", layout.navigation)
         question = self._text("question", layout.question)
+        task = self._text("task", layout.task)
         arrays = {
-            name.removeprefix("ego_"): history[name] if name in history else self._array(name)
-            for name in ("ego_history_xyz", "ego_history_rot")
+            argument_name(name): history[name] if name in history else self._array(name) for name in _POSES
         }
         if prepared is not None:
             given = {name: array for name, array in arrays.items() if array is not None}
-            return prepared.sample(navigation, question).replaced(**given)
-        cameras = self._cameras(len(images), layout)
+            return prepared.sample(navigation, question, task).replaced(**given)
+        cameras = self._cameras(len(images), layout, family.default_cameras(task, question))
         frames = read_frames(images, max(len(cameras), 1))
-        return Sample(frames, cameras, navigation=navigation, question=question, **arrays)
+        return Sample(frames, cameras, navigation=navigation, question=question, task=task, **arrays)
 
     def located(self, error: InputError) -> str:
         """The error's sentence with `requests[i]` before the field in the request file's spelling."""
@@ -113,7 +115,7 @@ class Request:
                     images.append(self.folder / value)
         return images, layout
 
-    def _cameras(self, images: int, layout: SpelledLayout) -> Any:
+    def _cameras(self, images: int, layout: SpelledLayout, usual: tuple[int, ...]) -> Any:
         given = self.raw.get("camera_indices")
         spelled = tuple(layout.cameras)
         if given is None:
@@ -121,12 +123,12 @@ class Request:
                 return spelled
             if images == 1:
                 return _SINGLE_CAMERA
-            if images % len(DEFAULT_CAMERAS):
+            if images % len(usual):
                 raise InputError(
                     f"camera_indices: missing, and {images} images cannot be divided over the default "
-                    f"cameras {list(DEFAULT_CAMERAS)}"
+                    f"cameras {list(usual)}"
                 )
-            return DEFAULT_CAMERAS
+            return usual
         if not isinstance(given, list):
             raise InputError(f"camera_indices: {given!r}, expected a list of camera numbers")
         if spelled and list(spelled) != given:
@@ -152,6 +154,11 @@ class Request:
         if spelled is not None and spelled != given:
             raise InputError(f"{name}: {given!r}, but the messages say {spelled!r}")
         return given
+
+
+def argument_name(name: str) -> str:
+    """What `Sample` calls an array of the request file."""
+    return name.removeprefix("ego_") if name.startswith("ego_history") else name
 
 
 _FILE_NAMES = {"history_xyz": "ego_history_xyz", "history_rot": "ego_history_rot", "navigation": "nav_text"}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from alpamayo_rt.errors import InputError
+from alpamayo_rt.tasks import TASK_NAMES
 
 HISTORY_POSES = 16
 FUTURE_POSES = 64
@@ -42,6 +43,10 @@ class Sample:
         navigation: an instruction such as "Turn left in 40m".
         question: a question to answer in words instead of driving.
         prepared: patches instead of `frames`.
+        task: one of `tasks.TASK_NAMES`; None: a question is answered and anything else driven.
+        ego_future_xyz: (64, 3) metres in the ego frame at t0, t0 + 0.1 … 6.4 s, for auto-labels. Leading
+            dimensions of one are accepted.
+        ego_future_rot: (64, 3, 3) rotations in the same frame.
 
     Raises:
         InputError: a shape, type or value is wrong; the sentence names the field.
@@ -56,6 +61,9 @@ class Sample:
         navigation: str | None = None,
         question: str | None = None,
         prepared: PreparedImages | None = None,
+        task: str | None = None,
+        ego_future_xyz: torch.Tensor | np.ndarray | Sequence | None = None,
+        ego_future_rot: torch.Tensor | np.ndarray | Sequence | None = None,
     ):
         self.camera_indices = _camera_indices(camera_indices)
         self.prepared = prepared
@@ -64,15 +72,15 @@ class Sample:
             raise InputError("frames: give either frames or prepared images, not both and not neither")
         if prepared is not None:
             _check_prepared(prepared, len(self.camera_indices))
-        self.history_xyz = (
-            None if history_xyz is None else _history(history_xyz, "history_xyz", (HISTORY_POSES, 3))
+        self.history_xyz, self.history_rot = _poses(history_xyz, history_rot, "history", HISTORY_POSES)
+        self.ego_future_xyz, self.ego_future_rot = _poses(
+            ego_future_xyz, ego_future_rot, "ego_future", FUTURE_POSES
         )
-        self.history_rot = None if history_rot is None else _rotations(history_rot)
-        if (self.history_xyz is None) != (self.history_rot is None):
-            missing = "history_xyz" if self.history_xyz is None else "history_rot"
-            raise InputError(f"{missing}: missing, expected both history_xyz and history_rot")
         self.navigation = _text(navigation, "navigation")
         self.question = _text(question, "question")
+        if task is not None and task not in TASK_NAMES:
+            raise InputError(f"task: {_short(task)}, expected one of {', '.join(TASK_NAMES)}")
+        self.task = task
 
     def replaced(self, **changes: Any) -> Sample:
         """The same sample with some of the constructor's arguments given anew, checked like any other."""
@@ -84,6 +92,9 @@ class Sample:
             "navigation": self.navigation,
             "question": self.question,
             "prepared": self.prepared,
+            "task": self.task,
+            "ego_future_xyz": self.ego_future_xyz,
+            "ego_future_rot": self.ego_future_rot,
         }
         return Sample(**{**same, **changes})
 
@@ -94,6 +105,15 @@ class Sample:
             return self.frames.shape[0] * self.frames.shape[1]
         assert self.prepared is not None
         return len(self.prepared.image_grid_thw)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels; of prepared images those after their resizing (the first one's)."""
+        if self.frames is not None:
+            return self.frames.shape[3], self.frames.shape[4]
+        assert self.prepared is not None
+        _, rows, columns = self.prepared.image_grid_thw[0].tolist()
+        return 16 * rows, 16 * columns
 
     @property
     def frames_per_camera(self) -> int:
@@ -158,7 +178,7 @@ def _check_prepared(prepared: PreparedImages, cameras: int) -> None:
         raise InputError(f"image_grid_thw: {len(grid)} images cannot be divided over {cameras} cameras")
 
 
-def _history(value: object, field: str, shape: tuple[int, ...]) -> torch.Tensor:
+def _finite(value: object, field: str, shape: tuple[int, ...]) -> torch.Tensor:
     array = as_array(value, field)
     original = tuple(array.shape)
     while array.ndim > len(shape) and array.shape[0] == 1:
@@ -171,12 +191,22 @@ def _history(value: object, field: str, shape: tuple[int, ...]) -> torch.Tensor:
     return array
 
 
-def _rotations(value: object) -> torch.Tensor:
-    rot = _history(value, "history_rot", (HISTORY_POSES, 3, 3))
+def _poses(xyz: object, rot: object, name: str, count: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(count, 3) positions and (count, 3, 3) rotations, or neither."""
+    positions = None if xyz is None else _finite(xyz, f"{name}_xyz", (count, 3))
+    rotations = None if rot is None else _rotations(rot, f"{name}_rot", count)
+    if (positions is None) != (rotations is None):
+        missing = f"{name}_xyz" if positions is None else f"{name}_rot"
+        raise InputError(f"{missing}: missing, expected both {name}_xyz and {name}_rot")
+    return positions, rotations
+
+
+def _rotations(value: object, field: str, count: int) -> torch.Tensor:
+    rot = _finite(value, field, (count, 3, 3))
     worst = (rot @ rot.transpose(1, 2) - torch.eye(3)).abs().amax().item()
     if worst > 1e-2 or bool((torch.linalg.det(rot) < 0).any()):
         raise InputError(
-            f"history_rot: not rotations (R·Rᵀ differs from the identity by {worst:.2g}), expected below 0.01"
+            f"{field}: not rotations (R·Rᵀ differs from the identity by {worst:.2g}), expected below 0.01"
         )
     return rot
 

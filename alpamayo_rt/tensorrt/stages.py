@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,14 +48,14 @@ class TensorRTEngine(SessionEngine):
         return super().prefill(prompt, features, room)
 
     @torch.inference_mode()
-    def encode_images(self, images: Images) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`."""
         if self.stages.vision is not None:
             session = self.stages.vision.session
             sizes = [rows * columns for _, rows, columns in images.grid.tolist()]
             _check_size(session, "pixel_values", 0, max(map(sizes.count, sizes)), "images of one size", "I")
             _check_size(session, "pixel_values", 1, max(sizes), "patches an image", "n")
-        return super().encode_images(images)
+        return super().encode_images(images, frame_ids)
 
 
 def find_engine_files(files: EngineFiles, parts: Sequence[str], target: str) -> dict[str, Path]:

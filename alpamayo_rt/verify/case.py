@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,18 @@ import torch
 
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.errors import InputError
-from alpamayo_rt.families import CAMERA_NAMES
-from alpamayo_rt.prompt.layout import QUESTION_END, QUESTION_START, ROUTE_END, ROUTE_START
+from alpamayo_rt.families import CAMERA_NAMES, FAMILIES
+from alpamayo_rt.prompt.layout import HISTORY_END
 from alpamayo_rt.prompt.prompt import Images
 from alpamayo_rt.sample.arrays import UNREADABLE_NPZ
 from alpamayo_rt.sample.sample import Sample
+from alpamayo_rt.tasks import TRAJECTORY
+
+_NAVIGATION_MARKS = {
+    f.navigation_marks for f in FAMILIES.values() if f.navigation_marks not in (None, ("", ""))
+}
+_QUESTION_MARKS = {t.question_marks for f in FAMILIES.values() for t in f.tasks if any(t.question_marks)}
+_INSTRUCTIONS = {f.instruction for f in FAMILIES.values()}
 
 
 class Case:
@@ -57,10 +65,29 @@ class Case:
         return str(self.meta.get("prompt", ""))
 
     @property
+    def task(self) -> str | None:
+        """What was asked, where the case says it."""
+        return self.meta.get("task")
+
+    @property
     def question(self) -> str | None:
         """The question, if the case is one."""
         found = self.meta.get("question")
-        return found if found is not None else _between(self.prompt, QUESTION_START, QUESTION_END)
+        return found if found is not None else _marked(self.prompt, _QUESTION_MARKS)
+
+    @property
+    def navigation(self) -> str | None:
+        """The navigation text of a driving prompt."""
+        marked = _marked(self.prompt, _NAVIGATION_MARKS)
+        if marked is not None or HISTORY_END not in self.prompt:
+            return marked
+        behind = self.prompt.split(HISTORY_END, 1)[1]
+        return next((behind.split(s, 1)[0] for s in _INSTRUCTIONS if s in behind), "") or None
+
+    @property
+    def says(self) -> bool:
+        """Whether text is all that was asked for."""
+        return self.question is not None or self.task not in (None, TRAJECTORY)
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -81,7 +108,7 @@ class Case:
         """Whether the best token was always taken; a question without settings was answered so."""
         s = self.sampling
         if not s:
-            return self.question is not None
+            return self.says
         return s.get("top_k") == 1 or s.get("top_p") == 0 or s.get("temperature") == 0
 
     @property
@@ -116,9 +143,17 @@ class Case:
             cameras,
             xyz,
             rot,
-            navigation=_between(self.prompt, ROUTE_START, ROUTE_END) if self.question is None else None,
+            navigation=None if self.says else self.navigation,
             question=self.question,
+            task=self.task,
+            ego_future_xyz=self._optional("ego_future_xyz"),
+            ego_future_rot=self._optional("ego_future_rot"),
         )
+
+    def _optional(self, name: str) -> torch.Tensor | None:
+        if name not in self:
+            return None
+        return self[name]
 
     def _labelled_cameras(self) -> list[int]:
         """The cameras whose labels stand in the prompt; the first one where there are no labels."""
@@ -131,10 +166,11 @@ class Case:
         return replace(config, min_pixels=low, max_pixels=high)
 
 
-def _between(text: str, start: str, end: str) -> str | None:
-    if start not in text:
-        return None
-    return text.split(start, 1)[1].split(end, 1)[0]
+def _marked(text: str, marks: Iterable[tuple[str, str] | None]) -> str | None:
+    for pair in marks:
+        if pair is not None and pair[0] in text:
+            return text.split(pair[0], 1)[1].split(pair[1], 1)[0]
+    return None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

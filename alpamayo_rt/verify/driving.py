@@ -13,7 +13,7 @@ from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.engine.sampling import Sampling
 from alpamayo_rt.inference import Model
 from alpamayo_rt.model.vision import VisionFeatures
-from alpamayo_rt.prompt.prompt import Images, Prompt
+from alpamayo_rt.prompt.prompt import Images, Prompt, task_of
 from alpamayo_rt.verify.case import Case
 from alpamayo_rt.verify.rows import Report
 
@@ -50,7 +50,8 @@ class _Driving:
             prompt,
             report,
         )
-        self.rule = model.stop_rule(question=False)
+        self.task = task_of(case.sample(), model.config.family)
+        self.rule = model.stop_rule(self.task)
         self.sequences = case["sequences"]
         self.rows = len(self.sequences)
         self.tokens: list[list[int]] = self.sequences[:, len(prompt) :].tolist()
@@ -79,7 +80,7 @@ class _Driving:
         for row, text in zip(self.tokens, self.case.meta.get("cot", []), strict=False):
             if text:
                 said_row = row[: reasoning_length(row, self.rule.closing)]
-                self.report.equal("cot", "fed", self.model.text_of(said_row, question=False), text)
+                self.report.equal("cot", "fed", self.model.text_of(said_row, self.task), text)
 
     # vision
 
@@ -130,7 +131,7 @@ class _Driving:
                 [row[: reasoning_length(row, self.rule.closing)] for row in self.tokens] if greedy else tokens
             )
             prompt, without = self.model.unguided_hand_off(
-                case.sample(), images, features, said[:1] if greedy else said, reads
+                case.sample(), images, features, said[:1] if greedy else said, reads, (self.prompt, cache)
             )
             self._check_unguided(prompt, without, reads, source)
         return _Branches(handed, without if self.guided else None)

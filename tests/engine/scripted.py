@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -69,7 +69,7 @@ class ScriptedEngine(Engine):
         """The hand-off after `roll_out`."""
         return hand_off(self.cache, rollout.tokens, reads, CLOSING, WAYPOINTS)
 
-    def encode_images(self, images: Images) -> VisionFeatures:
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         raise NotImplementedError
 
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:

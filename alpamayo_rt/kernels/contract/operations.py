@@ -8,13 +8,9 @@ its torch twin, which has the same signature and is the kernel's oracle.
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import torch
 
-_HAS_TRITON = find_spec("triton") is not None
-"""Torch for some devices comes without it; the twins run there too, only slower."""
+from alpamayo_rt.kernels.dispatch import uses_triton
 
 
 def repeat_cache(keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, length: torch.Tensor) -> None:
@@ -95,8 +91,3 @@ def euler_update(x: torch.Tensor, velocity: torch.Tensor, dt: torch.Tensor) -> N
 def euler_update_twin(x: torch.Tensor, velocity: torch.Tensor, dt: torch.Tensor) -> None:
     """See `euler_update`."""
     x += velocity * dt
-
-
-def uses_triton(tensor: torch.Tensor) -> bool:
-    """Whether an operation on this tensor runs as a Triton kernel."""
-    return _HAS_TRITON and (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks without a checkpoint: filled at once, or layer by layer while they run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from alpamayo_rt.bench.weights import Filler, Streamed, Weights
+from alpamayo_rt.checkpoint import materialize_buffers
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.model.network import Network
+from alpamayo_rt.quantization.parts import NARROW
+from alpamayo_rt.quantization.plan import Plan
+
+
+def build_network(
+    config: ModelConfig, weights: Weights, device: torch.device, dtype: torch.dtype, precision: str
+) -> Network:
+    """A network on a device; never holds more than what it ends with and one layer.
+
+    Args:
+        config: its sizes.
+        weights: where they come from.
+        device: where they go.
+        dtype: of all that is not narrowed.
+        precision: fp8 and int4 narrow the language model.
+    """
+    network, filler = _empty(config, weights, device, dtype, precision)
+    filler.fill(network, "")
+    return network.eval()
+
+
+def streamed_network(
+    config: ModelConfig, weights: Weights, device: torch.device, dtype: torch.dtype, precision: str
+) -> Network:
+    """The same network with nothing but small tensors in memory: a layer is there while it runs."""
+    network, filler = _empty(config, weights, device, dtype, precision)
+    vision, language, expert = network.vision, network.language, network.expert
+    large: list[tuple[str, nn.Module]] = [
+        ("language.embed_tokens", language.embed_tokens),
+        ("language.lm_head", language.lm_head),
+    ]
+    large += [(f"vision.blocks.{i}", block) for i, block in enumerate(vision.blocks)]
+    large += [("vision.merger", vision.merger)]
+    large += [
+        (f"vision.deepstack_merger_list.{i}", merger) for i, merger in enumerate(vision.deepstack_merger_list)
+    ]
+    for path, decoder in (("language", language), ("expert.decoder", expert.decoder)):
+        large += [(f"{path}.layers.{i}", layer) for i, layer in enumerate(decoder.layers)]
+    for path, _ in large:
+        network.set_submodule(path, nn.Identity())
+    Filler(weights, dtype).fill(network, "")
+    for path, module in large:
+        network.set_submodule(path, Streamed(module, path, filler))
+    return network.eval()
+
+
+def network_bytes(config: ModelConfig, dtype: torch.dtype, precision: str) -> int:
+    """Bytes of the weights of such a network."""
+    with torch.device("meta"):
+        network = Network(config).to(dtype)
+    if precision in NARROW:
+        plan = Plan(precision)
+        for name in plan.layers(network):
+            linear = network.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            network.set_submodule(name, plan.empty(linear))
+    return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def _empty(
+    config: ModelConfig, weights: Weights, device: torch.device, dtype: torch.dtype, precision: str
+) -> tuple[Network, Filler]:
+    with torch.device("meta"):
+        network = Network(config)
+    materialize_buffers(network, config, device, dtype)
+    plan = Plan(precision) if precision in NARROW else None
+    narrowed = frozenset(plan.layers(network)) if plan is not None else frozenset()
+    return network, Filler(weights, dtype, plan, narrowed)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of `alpamayo-rt bench`: every precision, engine and workload that was asked for."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alpamayo_rt.bench.ceilings import Ceilings, Work, measure_ceilings, stage_work
+from alpamayo_rt.bench.check import check
+from alpamayo_rt.bench.pipeline import Pipeline
+from alpamayo_rt.bench.subject import Subject, open_subject
+from alpamayo_rt.bench.timing import Say, measure, soak
+from alpamayo_rt.bench.workloads import WORKLOADS, Workload, choose_workloads
+from alpamayo_rt.engine.base import Engine
+
+_COMPARED_RUNS = 5
+"""The eager engine takes seconds a run; its median needs no more."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to time.
+
+    Attributes:
+        model, family: a checkpoint, or a family's released sizes; one of the two.
+        precisions: one subject each.
+        engine: auto, eager or graphs.
+        workloads: names; None: all that the engine can run.
+        device: where.
+        repetitions, warm_up: runs of each loop, and before them.
+        candidates, tokens, steps: instead of a workload's own.
+        compare: time the eager engine too.
+        check: compare what was timed with a float32 pass.
+        soak: consecutive requests of the first workload; 0: none.
+        seed: of random weights.
+    """
+
+    model: str | None
+    family: str | None
+    precisions: tuple[str, ...]
+    engine: str
+    workloads: tuple[str, ...] | None
+    device: torch.device
+    repetitions: int = 20
+    warm_up: int = 3
+    candidates: int | None = None
+    tokens: int | None = None
+    steps: int | None = None
+    compare: bool = False
+    check: bool = True
+    soak: int = 0
+    seed: int = 0
+
+
+def run_job(job: Job, say: Say, keep: Callable[[dict[str, Any]], None]) -> Ceilings:
+    """Time everything.
+
+    Args:
+        job: what.
+        say: told one line a stage.
+        keep: given each result as soon as it is complete.
+
+    Returns:
+        The ceilings measured in this run.
+
+    Raises:
+        AlpamayoError: something asked for is not there.
+    """
+    # A name that is wrong shall not be noticed after minutes.
+    choose_workloads(job.workloads, True, job.candidates, job.tokens, job.steps)
+    say("copy and matrix products of this device")
+    matrix = torch.bfloat16 if job.device.type == "cuda" else torch.float32
+    ceilings = measure_ceilings(job.device, matrix)
+    for precision in job.precisions:
+        subject = open_subject(job.model, job.family, precision, job.device, job.seed, say)
+        _time_subject(job, subject, ceilings, say, keep)
+        del subject
+        _release(job.device)
+    return ceilings
+
+
+def _time_subject(
+    job: Job, subject: Subject, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    compared: list[dict[str, Any]] = []
+    if job.compare and job.engine != "eager":
+        eager = subject.engine("eager", job.device)
+        names = [name for name in job.workloads or WORKLOADS if not WORKLOADS[name].cached]
+        few = min(job.repetitions, _COMPARED_RUNS)
+        compared = list(_time_engine(job, subject, eager, names, few, 0, ceilings, say))
+        del eager
+        _release(job.device)
+    engine = subject.engine(job.engine, job.device)
+    results = list(_time_engine(job, subject, engine, job.workloads, job.repetitions, job.soak, ceilings, say))
+    if job.check and subject.weights is not None:
+        first = choose_workloads(job.workloads, engine.reuses_frames, job.candidates, job.tokens, job.steps)[0]
+        request = subject.request(first)
+        found = check(engine, subject.weights, request, lambda line: say(f"check: {line}"))
+        for result in results:
+            result["check"] = found
+    for result in [*results, *(compared if engine.name != "eager" else [])]:
+        keep(result)
+
+
+def _time_engine(
+    job: Job,
+    subject: Subject,
+    engine: Engine,
+    names: Iterable[str] | None,
+    repetitions: int,
+    requests: int,
+    ceilings: Ceilings,
+    say: Say,
+) -> Iterable[dict[str, Any]]:
+    chosen = choose_workloads(names, engine.reuses_frames, job.candidates, job.tokens, job.steps)
+    for workload in chosen:
+        title = f"{workload.name} {engine.name} {engine.precision}"
+        told = _titled(say, title)
+        request = subject.request(workload)
+        pipeline = Pipeline(engine, subject.unicycle, request)
+        figures = measure(pipeline, repetitions, job.warm_up, told)
+        result: dict[str, Any] = {
+            "workload": workload.name,
+            "family": subject.config.family.model_type,
+            "engine": engine.name,
+            "precision": engine.precision,
+            **figures.to_json(),
+            "settings": _settings(workload),
+            "model": subject.model,
+        }
+        work = stage_work(subject.network, subject.config, request, engine.dtype.itemsize)
+        result["achieved"] = _achieved(work, result["stages_ms"], ceilings)
+        if requests and workload is chosen[0]:
+            result["soak"] = soak(pipeline, requests, told)
+        told(f"{result['total_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms")
+        yield result
+
+
+def _titled(say: Say, title: str) -> Say:
+    return lambda line: say(f"{title}: {line}")
+
+
+def _settings(workload: Workload) -> dict[str, Any]:
+    return {
+        "candidates": workload.candidates,
+        "sequences": workload.sequences,
+        "tokens": workload.tokens,
+        "decode_passes": workload.passes,
+        "steps": workload.steps,
+        "cached_images": workload.cached,
+    }
+
+
+def _achieved(work: dict[str, Work], stages: dict[str, float], ceilings: Ceilings) -> dict[str, Any]:
+    return {name: done.achieved(stages[name], ceilings) for name, done in work.items()}
+
+
+def _release(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

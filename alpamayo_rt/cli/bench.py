@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`alpamayo-rt bench`: times an engine, and says whether it has become slower."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from alpamayo_rt.cli.common import emit, say, table, versions
+from alpamayo_rt.errors import InputError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "bench", help="time stages and whole requests, against ceilings and earlier records", allow_abbrev=False
+    )
+    what = command.add_argument_group("what is timed")
+    what.add_argument("--model", metavar="M", help="a checkpoint folder, a hub id, or nano, with its own input")
+    what.add_argument(
+        "--family", metavar="F",
+        help="a family's model_type: its released sizes with random weights (default: Alpamayo 1.5)",
+    )  # fmt: skip
+    what.add_argument("--engine", default="auto", metavar="E", help="auto, eager or graphs (default: auto)")
+    what.add_argument(
+        "--precision", metavar="P,…", help="bf16, fp8, int4, fp32, fp16 (default: bf16,fp8; fp32 on the CPU)"
+    )
+    what.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
+    what.add_argument(
+        "--workload", metavar="W,…", help="W6, W6m, W1, W6-18, W6-cached, W1-cached (default: all)"
+    )
+    for name in ("candidates", "steps", "tokens"):
+        what.add_argument(f"--{name}", type=int, metavar="N", help="instead of the workloads' own")
+    how = command.add_argument_group("how")
+    how.add_argument("--repetitions", type=int, default=20, metavar="N", help="of each loop (default: 20)")
+    how.add_argument("--warm-up", type=int, default=3, metavar="N", help="runs before (default: 3)")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default: 0)")
+    how.add_argument(
+        "--soak", type=int, default=0, metavar="N", help="also N requests in a row of the first workload"
+    )
+    how.add_argument("--compare", action="store_true", help="also time the eager engine, over the same weights")
+    how.add_argument(
+        "--reference", type=Path, metavar="CHECKOUT", help="also time the public reference in this checkout"
+    )
+    how.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True,
+        help="compare what was timed with a float32 pass (default: yes)",
+    )  # fmt: skip
+    out = command.add_argument_group("records")
+    out.add_argument("--out", type=Path, metavar="RECORD", help="write the record")
+    out.add_argument("--against", type=Path, metavar="RECORD", help="exit 1 where this run is slower than it")
+    out.add_argument(
+        "--max-regression", default="3%", metavar="P%", help="how much slower is allowed (default: 3%%)"
+    )
+    out.add_argument(
+        "--record", type=Path, metavar="RECORD", help="take this record instead of timing anything"
+    )
+    out.add_argument("--table", action="store_true", help="print Markdown")
+    out.add_argument("--json", action="store_true", help="print the record")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from alpamayo_rt.bench.against import parse_share
+    from alpamayo_rt.bench.record import read_record
+
+    allowed = parse_share(args.max_regression)
+    earlier = None if args.against is None else read_record(args.against)
+    if args.record is not None:
+        record = read_record(args.record)
+        _refuse_other_device(earlier, record["device"], args)
+    else:
+        record = _measure(args, earlier)
+    if args.json:
+        emit(json.dumps(record, indent=1, allow_nan=False))
+    elif args.table:
+        from alpamayo_rt.bench.markdown import markdown
+
+        emit(markdown(record))
+    else:
+        emit(_text(record))
+    failed = [line for result in record["results"] for line in _failed_check(result)]
+    if earlier is not None:
+        from alpamayo_rt.bench.against import compare
+
+        failed += [f"slower: {change}" for change in compare(earlier, record, allowed) if change.slower]
+    for line in dict.fromkeys(failed):
+        say(f"alpamayo-rt: {line}")
+    return 1 if failed else 0
+
+
+def _failed_check(result: dict[str, Any]) -> list[str]:
+    check = result.get("check")
+    if not check or check["passed"]:
+        return []
+    what = ", ".join(f"{name} {check[name]:.2e} (eager {check['eager'][name]:.2e})" for name in check["failed"])
+    return [f"check failed: {result['family']} {result['engine']} {result['precision']}: {what}"]
+
+
+def _refuse_other_device(earlier: dict[str, Any] | None, device: str, args: argparse.Namespace) -> None:
+    from alpamayo_rt.bench.against import same_device
+
+    if earlier is not None:
+        same_device(earlier, device, str(args.against))
+
+
+def _measure(args: argparse.Namespace, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    from alpamayo_rt.atomic import check_writable
+    from alpamayo_rt.bench.record import device_name, new_record, write_record
+    from alpamayo_rt.bench.run import run_job
+
+    job = _job(args)
+    _refuse_other_device(earlier, device_name(job.device), args)
+    if args.out is not None:
+        check_writable(args.out)
+    command = f"alpamayo-rt {shlex.join(sys.argv[1:])}"
+    record = new_record(job.device, command, versions())
+    ceilings = run_job(job, lambda line: say(f"[bench] {line}"), record["results"].append)
+    if args.reference is not None:
+        from alpamayo_rt.bench.reference import time_reference
+
+        record["results"] += time_reference(args.reference, job, lambda line: say(f"[bench] {line}"))
+    record["ceilings"] = ceilings.to_json()
+    if args.out is not None:
+        write_record(args.out, record)
+        say(f"wrote {args.out}")
+    return record
+
+
+_LOWEST = {
+    "repetitions": 1, "warm_up": 1, "soak": 0, "candidates": 1, "steps": 1, "tokens": 2, "seed": 0,
+}  # fmt: skip
+
+
+def _job(args: argparse.Namespace) -> Any:
+    from alpamayo_rt.bench.run import Job
+    from alpamayo_rt.bench.subject import default_precisions
+    from alpamayo_rt.families import FAMILIES
+    from alpamayo_rt.loading import check_engine, check_precision, find_device
+
+    for name, low in _LOWEST.items():
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise InputError(f"--{name.replace('_', '-')}: {value}, expected a whole number from {low} on")
+    if args.model is not None and args.family is not None:
+        raise InputError("--family: given with --model, whose family it is; expected one of them")
+    if args.reference is not None and not args.reference.is_dir():
+        raise InputError(f"--reference: {args.reference} is no folder, expected a checkout of it")
+    device = find_device(args.device)
+    check_engine(args.engine)
+    precisions = _names(args.precision, "--precision") or tuple(default_precisions(device))
+    for precision in precisions:
+        check_precision(precision)
+    family = args.family if args.model is not None or args.family is not None else next(iter(FAMILIES))
+    return Job(
+        args.model, family, precisions, args.engine, _names(args.workload, "--workload"), device,
+        args.repetitions, args.warm_up, args.candidates, args.tokens, args.steps, args.compare, args.check,
+        args.soak, args.seed,
+    )  # fmt: skip
+
+
+def _names(text: str | None, option: str) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise InputError(f"{option}: {text!r}, expected different names with commas between them")
+    return names
+
+
+_TIMES = ("p90_ms", "p99_ms", "end_to_end_ms")
+
+
+def _text(record: dict[str, Any]) -> str:
+    lines = [f"{record['device']}, {record['date']}; milliseconds, medians"]
+    rows = []
+    for result in record["results"]:
+        stages = result.get("stages_ms", {})
+        achieved = result.get("achieved", {})
+        cells = [
+            f"{value:.2f}" + (f" ({achieved[name]['of_ceiling']:.0%})" if name in achieved else "")
+            for name, value in stages.items()
+        ]
+        rows.append(
+            (
+                result["workload"], result["engine"], result["precision"], f"{result['total_ms']:.2f}",
+                *(f"{result[name]:.2f}" if name in result else "" for name in _TIMES),
+                *cells, f"{result['peak_gib']:.2f}", str(result["n"]),
+            )
+        )  # fmt: skip
+    header = (
+        "workload", "engine", "precision", "total", "p90", "p99", "from frames", "vision", "prefill",
+        "decode step", "expert step", "peak GiB", "n",
+    )  # fmt: skip
+    lines.append(table(header, rows))
+    if record.get("ceilings"):
+        found = {name: value for name, value in record["ceilings"].items() if value is not None}
+        lines.append("ceilings: " + ", ".join(f"{name} {value}" for name, value in found.items()))
+        lines.append("(in brackets: the stage's floor at these ceilings, over its time)")
+    return "\n".join(lines)

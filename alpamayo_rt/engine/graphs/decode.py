@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One token of every sequence through the language model, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from alpamayo_rt.engine.graphs.cache import CacheSet, SegmentedCache
+from alpamayo_rt.engine.graphs.few import FewRows, Seen
+from alpamayo_rt.engine.graphs.many import Places
+from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
+from alpamayo_rt.kernels.rollout.operations import RolloutState
+from alpamayo_rt.kernels.skinny.operations import embed
+from alpamayo_rt.model.language import LanguageModel
+from alpamayo_rt.model.rotary import mrope_cos_sin
+
+
+class DecodePass:
+    """Buffers and work of one pass over R sequences of a cache set.
+
+    Attributes:
+        state: holds, for each row, the token that runs, its position, its slot, and how many tokens of its tail
+            it sees.
+        few: holds the logits afterwards.
+    """
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        layers: list[LayerWeights],
+        head: Fused,
+        few: FewRows,
+        home: CacheSet,
+        tail_room: int,
+    ):
+        rows, device = len(few.x), home.planes.device
+        self.language, self.layers, self.lm_head, self.few, self.home = language, layers, head, few, home
+        self.rows, self.tail_room = rows, tail_room
+
+        state = RolloutState.allocate(rows, tail_room - 1, device)
+        if state.flags.is_pinned():
+            # The host reads along.
+            state = replace(state, history=torch.full(state.history.shape, -1).pin_memory())
+        self.state = state
+        self.token, self.position, self.slot, self.attended = (
+            state.token,
+            state.position,
+            state.slot,
+            state.attended,
+        )
+        # The last slot of a tail is nobody's: what runs for nothing goes there.
+        self.spare = home.tail_start + torch.arange(1, rows + 1, device=device) * tail_room - 1
+        self.slot.copy_(self.spare)
+        every = torch.arange(home.capacity, device=device).expand(3, -1)
+        half = language.config.head_dim // 2
+        # A position is below the number of tokens before it.
+        self._cos, self._sin = (a[:, :half].contiguous() for a in mrope_cos_sin(every, language.config))
+        self._places = Places(*torch.zeros(2, rows, half, device=device), self.slot)
+        self._seen = Seen(home.prefix_length, home.tail_start, tail_room, self.attended)
+
+    def __call__(self) -> None:
+        """Run the tokens."""
+        few = self.few
+        embed(self.language.embed_tokens.weight, self.token, few.x)
+        torch.index_select(self._cos, 0, self.position, out=self._places.cos)
+        torch.index_select(self._sin, 0, self.position, out=self._places.sin)
+        for i, weights in enumerate(self.layers):
+            keys, values = self.home.planes[i]
+            few.layer(weights, self._places, keys, values, self._seen)
+        few.head(self.language.norm.weight, self.lm_head)
+
+    def append(
+        self,
+        cache: SegmentedCache,
+        sequences: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        unseen: int | None,
+    ) -> torch.Tensor:
+        """See `Engine.append`: one pass for each token of the longest sequence."""
+        # Tokens that no other sees run last, behind the others' slots, and are moved to their places at the end.
+        plans = [_plan(row, unseen) for row in tokens]
+        logits = [torch.empty(0)] * len(tokens)
+        for step in range(max(map(len, tokens))):
+            token, position = [0] * self.rows, [0] * self.rows
+            slot, attended = self.spare.tolist(), [1] * self.rows
+            for s, row, plan in zip(sequences, tokens, plans, strict=True):
+                if step >= len(row):
+                    continue
+                index, seen = plan[step]
+                held = cache.tail_length[s]
+                token[s] = row[index]
+                position[s] = cache.prompt_length + held + index + cache.rope_delta
+                slot[s] = self.home.tail_start + s * self.tail_room + held + step
+                attended[s] = held + seen
+            for target, source in (
+                (self.token, token), (self.position, position), (self.slot, slot), (self.attended, attended)
+            ):  # fmt: skip
+                target.copy_(torch.tensor(source))
+            self()
+            for i, (s, row, plan) in enumerate(zip(sequences, tokens, plans, strict=True)):
+                if step < len(row) and plan[step][0] == len(row) - 1:
+                    logits[i] = self.few.logits[s].clone()
+        for s, row, plan in zip(sequences, tokens, plans, strict=True):
+            first = self.home.tail_start + s * self.tail_room + cache.tail_length[s]
+            places = torch.tensor([first + index for index, _ in plan], device=self.slot.device)
+            if unseen in row:
+                tail = self.home.planes[:, :, :, first : first + len(row)].clone()
+                self.home.planes[:, :, :, places] = tail
+            cache.tail_length[s] += len(row)
+        self.slot.copy_(self.spare)
+        cache.describe(torch.tensor(cache.tail_length, device=self.slot.device))
+        return torch.stack(logits)
+
+
+def _plan(row: Sequence[int], unseen: int | None) -> list[tuple[int, int]]:
+    """The order in which tokens run: (index, tokens of this call that it sees, itself included)."""
+    seen = [i for i, token in enumerate(row) if token != unseen]
+    order = [(index, n + 1) for n, index in enumerate(seen)]
+    return order + [(i, sum(j < i for j in seen)) for i, token in enumerate(row) if token == unseen]

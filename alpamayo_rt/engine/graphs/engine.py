@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine `graphs`: the stages over static buffers, each launched as one CUDA graph.
+
+On a device without graphs the same work runs call by call, through the kernels' torch twins: that is how its
+logic is tested without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.engine.base import Engine, Lap, OnToken, Rollout
+from alpamayo_rt.engine.graphs.cache import CacheSet, CacheSets, SegmentedCache, up
+from alpamayo_rt.engine.graphs.decode import DecodePass
+from alpamayo_rt.engine.graphs.few import MOST_ROWS, FewRows
+from alpamayo_rt.engine.graphs.flow import FlowRun
+from alpamayo_rt.engine.graphs.frames import FrameCache
+from alpamayo_rt.engine.graphs.graph import Graphs
+from alpamayo_rt.engine.graphs.prefill import BUCKET, PrefillRun
+from alpamayo_rt.engine.graphs.rollout import DecodeStep
+from alpamayo_rt.engine.graphs.segments import Segments, gathered, of_cache
+from alpamayo_rt.engine.graphs.vision import VisionRun
+from alpamayo_rt.engine.graphs.weights import fuse, layer_weights
+from alpamayo_rt.engine.hand_off import HandOff
+from alpamayo_rt.engine.images import encode_by_size
+from alpamayo_rt.engine.kv_cache import KvCache
+from alpamayo_rt.engine.sampling import Sampling, StopRule
+from alpamayo_rt.errors import InputError
+from alpamayo_rt.model.network import Network
+from alpamayo_rt.model.vision import VisionFeatures
+from alpamayo_rt.prompt.prompt import Images, Prompt
+
+MOST_SLOTS = 16_384
+"""Cache slots of a request at most: prompt, and what all sequences may write."""
+
+
+class GraphEngine(Engine):
+    """Fast on one GPU; the modules' weights are fused in place, so that they take no memory twice."""
+
+    name = "graphs"
+
+    def __init__(
+        self,
+        network: Network,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        precision: str,
+        most_slots: int = MOST_SLOTS,
+    ):
+        super().__init__(config, device, dtype)
+        self.network, self.precision, self.frames = network, precision, FrameCache()
+        with torch.inference_mode():
+            # Parts that were not loaded have no data.
+            loaded = not network.language.norm.weight.is_meta
+            self._layers = layer_weights(network.language) if loaded else []
+            self._head = fuse(network.language.lm_head)
+            self._expert_layers = layer_weights(network.expert.decoder)
+        self._sets = CacheSets(config.language, most_slots, device, dtype)
+        self._vision, self._prefill, self._rest = Graphs(device, 6), Graphs(device, 4), Graphs(device, 16)
+        self._few: dict[int, FewRows] = {}
+        self._flows: dict[tuple[int, int], FlowRun] = {}
+
+    @property
+    def reuses_frames(self) -> bool:
+        """See `Engine`."""
+        return True
+
+    @torch.inference_mode()
+    def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
+        """See `Engine`."""
+        pixels = images.pixel_values.to(self.device, self.dtype)
+        if frame_ids is None:
+            return encode_by_size(images, pixels, self._encode)
+        return self.frames.encode(images, pixels, frame_ids, self._encode)
+
+    def _encode(self, patches: torch.Tensor, rows: int, columns: int) -> VisionFeatures:
+        def make() -> VisionRun:
+            return VisionRun(self.network.vision, len(patches), rows, columns, patches)
+
+        run, replay = self._vision.get((len(patches), rows, columns), make)
+        run.patches.copy_(patches)
+        replay()
+        return run.result()
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:
+        """See `Engine`."""
+        length = up(len(prompt), BUCKET)
+        home = self._home(length, room)
+        cache = home.begin(len(prompt), prompt.rope_delta)
+        deepstack = len(features.deepstack)
+
+        def make() -> PrefillRun:
+            few = self._rows(1)
+            return PrefillRun(self.network.language, self._layers, self._head, few, home, length, deepstack)
+
+        run, replay = self._prefill.get((home.number, length, deepstack), make)
+        run.fill(prompt, features)
+        replay()
+        return cache, home.logits[0]
+
+    def _home(self, prompt: int, room: int) -> CacheSet:
+        # Tails are rounded up, each by less than a grain.
+        home, fresh = self._sets.take(prompt, room + BUCKET * MOST_ROWS)
+        if fresh:
+            self._prefill.clear()
+            self._rest.clear()
+        return home
+
+    def _rows(self, rows: int) -> FewRows:
+        if rows > MOST_ROWS:
+            raise InputError(f"request: {rows} sequences, the engine {self.name} decodes {MOST_ROWS} at most")
+        if rows not in self._few:
+            self._few[rows] = FewRows(rows, self.config.language, self.device, self.dtype)
+        return self._few[rows]
+
+    def _decode(self, cache: SegmentedCache) -> tuple[DecodeStep, Callable[[], None]]:
+        def make() -> DecodeStep:
+            few, language = self._rows(cache.rows), self.network.language
+            return DecodeStep(DecodePass(language, self._layers, self._head, few, cache.home, cache.tail_room))
+
+        return self._rest.get(("decode", cache.home.number, cache.rows, cache.tail_room), make)
+
+    @torch.inference_mode()
+    def append(
+        self,
+        cache: KvCache,
+        sequences: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        unseen: int | None = None,
+    ) -> torch.Tensor:
+        """See `Engine`. Token by token through the decode step; `unseen` tokens have to be none of these."""
+        assert isinstance(cache, SegmentedCache)
+        rows = max(max(sequences) + 1, cache.rows)
+        cache.divide(rows, max(map(len, tokens)) + max(cache.tail_length, default=0))
+        run, _ = self._decode(cache)
+        return run.decode.append(cache, sequences, tokens, unseen)
+
+    @torch.inference_mode()
+    def reason(
+        self,
+        cache: KvCache,
+        logits: torch.Tensor,
+        sampling: Sampling,
+        rule: StopRule,
+        uniforms: torch.Tensor,
+        forced: torch.Tensor | None = None,
+        on_token: OnToken | None = None,
+    ) -> Rollout:
+        """See `Engine`."""
+        assert isinstance(cache, SegmentedCache)
+        run = self._roll_out(cache, logits, sampling, rule, uniforms, forced, on_token)
+        return run.rollout(cache, on_token)
+
+    def _roll_out(
+        self,
+        cache: SegmentedCache,
+        logits: torch.Tensor,
+        sampling: Sampling,
+        rule: StopRule,
+        uniforms: torch.Tensor,
+        forced: torch.Tensor | None,
+        on_token: OnToken | None,
+    ) -> DecodeStep:
+        """Launch everything up to the last pass that is needed; nothing has been waited for after that."""
+        cache.divide(len(uniforms), sampling.max_generate_length)
+        run, replay = self._decode(cache)
+        run.begin(cache, logits, sampling, rule, uniforms, forced)
+        run.follow(replay, on_token)
+        return run
+
+    @torch.inference_mode()
+    def drive(
+        self,
+        cache: KvCache,
+        logits: torch.Tensor,
+        sampling: Sampling,
+        rule: StopRule,
+        uniforms: torch.Tensor,
+        reads: Sequence[int],
+        noise: torch.Tensor,
+        steps: int,
+        lap: Lap,
+        forced: torch.Tensor | None = None,
+        on_token: OnToken | None = None,
+    ) -> tuple[Rollout, torch.Tensor]:
+        """See `Engine`. The flow is launched behind the last decode pass, before its tokens are read."""
+        assert isinstance(cache, SegmentedCache)
+        cache.divide(len(uniforms), sampling.max_generate_length)
+        # Captured first: that runs work, and the state of the rollout is about to be set.
+        segments, flow, replay = self._ready(cache, len(reads), noise.shape[1], steps)
+        noise, sequence = noise.to(self.device), torch.tensor(list(reads), device=self.device)
+        run = self._roll_out(cache, logits, sampling, rule, uniforms, forced, on_token)
+        lap("decode")
+        run.hand_off(sequence, segments, noise.shape[1], self.config.expert)
+        flow.x.copy_(noise)
+        replay()
+        lap("expert")
+        return run.rollout(cache, on_token), flow.x.clone()
+
+    def _ready(
+        self, cache: SegmentedCache, candidates: int, waypoints: int, steps: int
+    ) -> tuple[Segments, FlowRun, Callable[[], None]]:
+        flow = self._flow(candidates, waypoints, steps)
+        segments = of_cache(cache, candidates, waypoints, self.config.expert)
+        key = ("flow", cache.home.number, cache.rows, cache.tail_room, candidates, steps)
+        work, replay = self._rest.get(key, lambda: _Flow(flow, segments, None))
+        return work.segments, flow, replay
+
+    def _flow(self, candidates: int, waypoints: int, steps: int) -> FlowRun:
+        if (candidates, steps) not in self._flows:
+            self._flows[candidates, steps] = FlowRun(
+                self.network.expert, self._expert_layers, candidates, waypoints, steps
+            )
+        return self._flows[candidates, steps]
+
+    def _segments(self, hand_off: HandOff) -> Segments:
+        cache = hand_off.cache
+        if not isinstance(cache, SegmentedCache):
+            return gathered(hand_off, self.config.expert)
+        k, w = hand_off.position_ids.shape[1:]
+        made = of_cache(cache, k, w, self.config.expert)
+        made.take(hand_off, self.config.expert)
+        return made
+
+    @torch.inference_mode()
+    def velocity_field(self, hand_off: HandOff) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """See `Engine`."""
+        k, w = hand_off.position_ids.shape[1:]
+        flow = self._flow(k, w, 1)
+        segments = self._segments(hand_off)
+
+        @torch.inference_mode()
+        def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            return flow.velocity(x, time, segments)
+
+        return velocity
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        noise: torch.Tensor,
+        steps: int,
+        hand_off: HandOff,
+        unguided: HandOff | None = None,
+        guidance_weight: float = 1.0,
+    ) -> torch.Tensor:
+        """See `Engine`."""
+        k, w = hand_off.position_ids.shape[1:]
+        flow = self._flow(k, w, steps)
+        branches = [self._segments(branch) for branch in (hand_off, unguided) if branch is not None]
+        caches = [branch.cache for branch in (hand_off, unguided) if branch is not None]
+        flow.x.copy_(noise)
+        flow.weight.fill_(guidance_weight)
+        segmented = [cache for cache in caches if isinstance(cache, SegmentedCache)]
+        if len(segmented) < len(caches):
+            # A recorded cache: run once, not worth a graph.
+            _Flow(flow, *branches)()
+            return flow.x.clone()
+        key = ("flow", *((c.home.number, c.rows, c.tail_room) for c in segmented), k, steps)
+        made = [of_cache(cache, k, w, self.config.expert) for cache in segmented]
+        work, replay = self._rest.get(key, lambda: _Flow(flow, *made))
+        for target, source in zip((work.segments, work.unguided), branches, strict=False):
+            assert target is not None
+            target.copy_(source)
+        flow.x.copy_(noise)
+        replay()
+        return flow.x.clone()
+
+
+class _Flow:
+    """All steps over fixed segments."""
+
+    def __init__(self, flow: FlowRun, segments: Segments, unguided: Segments | None = None):
+        self.flow, self.segments, self.unguided = flow, segments, unguided
+
+    def __call__(self) -> None:
+        self.flow.integrate(self.segments, self.unguided)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The expert over one or two caches (guidance), and all Euler steps as one piece of work."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from alpamayo_rt.action.flow_matching import flow_times, guided
+from alpamayo_rt.engine.graphs.many import Places, layer_of_many, normed
+from alpamayo_rt.engine.graphs.segments import Segments
+from alpamayo_rt.engine.graphs.weights import LayerWeights, fuse
+from alpamayo_rt.kernels.attention.operations import expert_attention
+from alpamayo_rt.kernels.attention.scratch import ExpertScratch
+from alpamayo_rt.kernels.layers import action as ops
+from alpamayo_rt.kernels.layers.vision import add_layer_norm
+from alpamayo_rt.model.expert import Expert
+
+
+class FlowRun:
+    """Buffers and work of K candidates."""
+
+    def __init__(self, expert: Expert, layers: list[LayerWeights], candidates: int, waypoints: int, steps: int):
+        c, like = expert.config, expert.action_out_proj.weight
+        self.expert, self.layers, self.k, self.w = expert, layers, candidates, waypoints
+        n = candidates * waypoints
+        self.x = torch.zeros(candidates, waypoints, 2, device=like.device)
+        self.weight = torch.ones((), device=like.device)
+        self._times = flow_times(steps, like.device)
+        times = flow_times(steps, torch.device("cpu"))
+        self._widths = (times[1:] - times[:-1]).tolist()
+        projection = expert.action_in_proj
+        encoders = (*projection.sinus, projection.timestep_fourier_encoder)
+        self._freqs = torch.cat([encoder.freqs for encoder in encoders])  # type: ignore[arg-type]
+        self._features = like.new_empty(n, 6 * self._freqs.shape[1])
+        self._own = like.new_zeros(2, n, c.num_kv_heads, c.head_dim)
+        self._slots = torch.arange(n, device=like.device)
+        self._mixed = like.new_empty(candidates, waypoints, c.num_heads, c.head_dim)
+        self._scratch = ExpertScratch.allocate(
+            candidates, waypoints, c.num_heads, c.num_kv_heads, c.head_dim, like.device
+        )
+        self._out = fuse(expert.action_out_proj)
+
+    def velocity(self, x: torch.Tensor, time: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """(K, W, 2) float32, () float32 → (K, W, 2) float32."""
+        expert, c = self.expert, self.expert.config
+        stream, delta = self._tokens(x.view(-1, 2), time), None
+        places = Places(segments.cos, segments.sin, self._slots)
+        keys, values = self._own.transpose(1, 2)
+
+        def attend(layer: int, q: torch.Tensor) -> torch.Tensor:
+            own = self._own.unflatten(1, (self.k, self.w))
+            expert_attention(
+                q.unflatten(0, (self.k, self.w)), segments.keys[layer], segments.values[layer],
+                segments.prefix_length, segments.tail_start, segments.tail_room, segments.tail_sequence,
+                segments.tail_length, *own, c.head_dim**-0.5, self._mixed, self._scratch,
+            )  # fmt: skip
+            return self._mixed.view(len(q), -1)
+
+        for i, weights in enumerate(self.layers):
+            delta = layer_of_many(stream, delta, i, weights, c, places, keys, values, attend)
+        hidden = normed(stream, delta, expert.decoder.norm.weight, c.rms_norm_eps, self._out).values
+        out = torch.empty_like(x)
+        ops.velocity(hidden, expert.action_out_proj.weight, expert.action_out_proj.bias, out.view(-1, 2))
+        return out
+
+    def _tokens(self, actions: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        projection = self.expert.action_in_proj
+        ops.action_features(actions, time, self._freqs, self._features)
+        first, *rest = projection.encoder.trunk
+        h = first(self._features)
+        norms = [module for module in rest if not isinstance(module, nn.SiLU)]
+        for norm, linear in zip(norms[::2], norms[1::2], strict=True):
+            opened = torch.empty_like(h)
+            ops.silu_rms_norm(h, norm.weight, norm.eps, opened)  # type: ignore[arg-type]
+            h = linear(opened)
+        out = torch.empty_like(h)
+        add_layer_norm(h, None, projection.norm.weight, projection.norm.bias, projection.norm.eps, out)
+        return out
+
+    def integrate(self, segments: Segments, unguided: Segments | None) -> None:
+        """`x` from noise to actions, in place."""
+        for time, width in zip(self._times, self._widths, strict=False):
+            v = self.velocity(self.x, time, segments)
+            if unguided is not None:
+                v = guided(self.velocity(self.x, time, unguided), v, self.weight)
+            self.x.add_(v, alpha=width)

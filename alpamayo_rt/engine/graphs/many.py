@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoder layer over many tokens: the prompt's, or those of all candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from alpamayo_rt.config import TextConfig
+from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
+from alpamayo_rt.kernels.layers import decoder as ops
+from alpamayo_rt.quantization.formats import E4m3, Int4, from_int4
+from alpamayo_rt.quantization.linear import has_fp8, product_reference
+
+Attend = Callable[[int, torch.Tensor], torch.Tensor]
+"""(layer, q (N, heads, d)) → (N, heads · d), over keys and values that are already in their slots."""
+
+
+class Places(NamedTuple):
+    """Where tokens are.
+
+    Attributes:
+        cos: (N, d / 2) float32, as is sin.
+        sin: see cos.
+        slots: (N,) int64 of the cache, or of the tokens' own keys and values.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    slots: torch.Tensor
+
+
+class Feature(NamedTuple):
+    """DeepStack features of one layer: rows (M, hidden), and the row of each token or -1 (N,) int64."""
+
+    values: torch.Tensor
+    row: torch.Tensor
+
+
+class Input(NamedTuple):
+    """What a product reads: values (N, K), and scales (N, 1) where they are e4m3."""
+
+    values: torch.Tensor
+    scale: torch.Tensor | None
+
+
+def empty_input(like: torch.Tensor, width: int, reader: Fused) -> Input:
+    """Room for (N, width) values as `reader` wants them."""
+    n = len(like)
+    if not reader.fp8:
+        return Input(like.new_empty(n, width), None)
+    return Input(like.new_empty(n, width, dtype=torch.float8_e4m3fn), like.new_empty(n, 1, dtype=torch.float32))
+
+
+def product(x: Input, weight: Fused, dtype: torch.dtype) -> torch.Tensor:
+    """(N, K) times (out, K) → (N, out) in `dtype`."""
+    values, scale, zero = weight.weight
+    if weight.fp8:
+        assert x.scale is not None
+        assert scale is not None
+        sixteens = values.shape[0] % 16 == 0 and values.shape[1] % 16 == 0
+        if sixteens and dtype == torch.bfloat16 and has_fp8(values.device):
+            return torch._scaled_mm(
+                x.values, values.t(), scale_a=x.scale, scale_b=scale.t(), out_dtype=dtype, use_fast_accum=True
+            )
+        return product_reference(E4m3(x.values, x.scale), E4m3(values, scale)).to(dtype)
+    if zero is not None:
+        assert scale is not None
+        return F.linear(x.values, from_int4(Int4(values, scale, zero), weight.inputs).to(dtype))
+    return torch.mm(x.values, values.t())
+
+
+def normed(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: torch.Tensor,
+    eps: float,
+    reader: Fused,
+    feature: Feature | None = None,
+) -> Input:
+    """x += delta (+ feature) in place, and its norm as `reader` wants it."""
+    made = empty_input(x, x.shape[1], reader)
+    rows, row = (None, None) if feature is None else feature
+    ops.add_rms_norm(x, delta, norm, eps, made.values, made.scale, reader.input_scale, rows, row)
+    return made
+
+
+def narrowed(x: torch.Tensor, reader: Fused) -> Input:
+    """x (N, K) as `reader` wants it."""
+    if not reader.fp8:
+        return Input(x, None)
+    made = empty_input(x, x.shape[1], reader)
+    assert made.scale is not None
+    ops.quantize(x, made.values, made.scale, reader.input_scale)
+    return made
+
+
+def layer_of_many(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    layer: int,
+    weights: LayerWeights,
+    config: TextConfig,
+    places: Places,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attend: Attend,
+    feature: Feature | None = None,
+) -> torch.Tensor:
+    """One layer.
+
+    Args:
+        x: (N, hidden) residual stream; delta and feature, which the layer before gave, are added to it, and
+            what the attention gives.
+        delta: (N, hidden) or None.
+        layer: its number.
+        weights: its weights.
+        config: sizes.
+        places: of the tokens.
+        keys: (kv heads, slots, d), where the tokens' keys go; as are values.
+        values: see keys.
+        attend: the attention.
+        feature: DeepStack features of the layer before.
+
+    Returns:
+        (N, hidden), what the MLP gives: the next layer's delta.
+    """
+    eps, dtype = config.rms_norm_eps, x.dtype
+    h = normed(x, delta, weights.input_norm, eps, weights.qkv, feature)
+    q = x.new_empty(len(x), config.num_heads, config.head_dim)
+    ops.qk_norm_rope(
+        product(h, weights.qkv, dtype), weights.q_norm, weights.k_norm, eps, *places, q, keys, values
+    )
+    mixed = product(narrowed(attend(layer, q), weights.o), weights.o, dtype)
+    h = normed(x, mixed, weights.post_norm, eps, weights.gate_up)
+    gate_up = product(h, weights.gate_up, dtype)
+    opened = empty_input(x, config.intermediate_size, weights.down)
+    ops.swiglu(gate_up, opened.values, opened.scale, weights.down.input_scale)
+    return product(opened, weights.down, dtype)
+
+
+def keys_of_many(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    weights: LayerWeights,
+    config: TextConfig,
+    places: Places,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    feature: Feature | None = None,
+) -> None:
+    """Keys and values of a layer, and nothing else of it: what the cache needs of the last one."""
+    eps = config.rms_norm_eps
+    reader = weights.qkv.rows(config.num_heads * config.head_dim)
+    h = normed(x, delta, weights.input_norm, eps, reader, feature)
+    ops.qk_norm_rope(
+        product(h, reader, x.dtype), weights.q_norm, weights.k_norm, eps, *places, None, keys, values
+    )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights as the kernels read them: projections of the same input as one matrix.
+
+Fusing does not double the memory: the modules' own parameters become views of the fused matrix, so that the
+modules still work (the eager paths of the engine use them).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
+from alpamayo_rt.model.decoder import Decoder
+from alpamayo_rt.quantization.linear import Fp8Linear, Int4Linear
+
+Linear = nn.Linear | Fp8Linear | Int4Linear
+
+
+class Fused(NamedTuple):
+    """One or more linear layers over the same input.
+
+    Attributes:
+        weight: values, scales and zeros as `kernels.skinny` reads them.
+        inputs: number of input values.
+        input_scale: () float32, of fp8 layers with a fixed one.
+    """
+
+    weight: SkinnyWeight
+    inputs: int
+    input_scale: torch.Tensor | None = None
+
+    @property
+    def fp8(self) -> bool:
+        """Whether a product of many tokens wants its input in e4m3."""
+        return self.weight.values.dtype == torch.float8_e4m3fn
+
+    def rows(self, first: int) -> Fused:
+        """Without the outputs before `first`."""
+        return self._replace(weight=SkinnyWeight(*(None if t is None else t[first:] for t in self.weight)))
+
+
+class LayerWeights(NamedTuple):
+    """A decoder layer."""
+
+    input_norm: torch.Tensor
+    qkv: Fused
+    q_norm: torch.Tensor
+    k_norm: torch.Tensor
+    o: Fused
+    post_norm: torch.Tensor
+    gate_up: Fused
+    down: Fused
+
+
+def _tensors(linear: Linear) -> dict[str, torch.Tensor | None]:
+    """Tensor of SkinnyWeight → parameter of the module."""
+    scale = getattr(linear, "weight_scale", None)
+    return {"weight": linear.weight, "weight_scale": scale, "weight_zero": getattr(linear, "weight_zero", None)}
+
+
+def fuse(*linears: Linear) -> Fused:
+    """Stack the outputs of layers of one kind."""
+    parts = [_tensors(linear) for linear in linears]
+    fused = {}
+    for name, first in parts[0].items():
+        if first is None or len(parts) == 1:
+            fused[name] = None if first is None else first.detach()
+            continue
+        fused[name] = torch.cat([part[name].detach() for part in parts])  # type: ignore[union-attr]
+        split = fused[name].split([len(part[name]) for part in parts])  # type: ignore[arg-type,union-attr]
+        for linear, view in zip(linears, split, strict=True):
+            linear.register_parameter(name, nn.Parameter(view, requires_grad=False))
+    input_scale = getattr(linears[0], "input_scale", None)
+    weight = SkinnyWeight(fused["weight"], fused["weight_scale"], fused["weight_zero"])  # type: ignore[arg-type]
+    return Fused(weight, linears[0].in_features, input_scale)
+
+
+def layer_weights(decoder: Decoder) -> list[LayerWeights]:
+    """All layers of a decoder, fused."""
+    layers = []
+    for layer in decoder.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        layers.append(
+            LayerWeights(
+                layer.input_layernorm.weight,
+                fuse(attention.q_proj, attention.k_proj, attention.v_proj),
+                attention.q_norm.weight,
+                attention.k_norm.weight,
+                fuse(attention.o_proj),
+                layer.post_attention_layernorm.weight,
+                fuse(mlp.gate_proj, mlp.up_proj),
+                fuse(mlp.down_proj),
+            )
+        )
+    return layers

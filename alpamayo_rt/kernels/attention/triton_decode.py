@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernel of `operations.decode_attention`.
+
+The prefix is divided among programs; each reads its tokens once for all query rows of a key-value head. The
+tail of each sequence is a further program of that head. The parts are combined by the head's last program to
+arrive, or by a second kernel.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from alpamayo_rt.kernels.attention.scratch import DecodeScratch
+from alpamayo_rt.kernels.attention.triton_shared import (
+    attend_tile,
+    combine,
+    combine_rows,
+    dot_precision,
+    padded,
+    store_part,
+)
+
+
+@triton.jit
+def _decode(
+    q,
+    keys,
+    values,
+    prefix_length,
+    tail_length,
+    parts,
+    log_sums,
+    arrivals,
+    out,
+    q_row_stride,
+    q_head_stride,
+    key_head_stride,
+    key_stride,
+    value_head_stride,
+    value_stride,
+    tail_start,
+    tail_room,
+    sequences,
+    heads,
+    scale,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SPLITS: tl.constexpr,
+    IN_LAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    kv_head, split = tl.program_id(0), tl.program_id(1)
+    # Query rows of this program: all sequences over a piece of the prefix, or one sequence over its tail.
+    if split < SPLITS:
+        length = tl.load(prefix_length).to(tl.int32)
+        piece = tl.cdiv(tl.cdiv(length, SPLITS), 16) * 16
+        first = split * piece
+        end = tl.minimum(first + piece, length)
+        sequence = 0
+        count = sequences * GROUP
+        part = split
+    else:
+        sequence = split - SPLITS
+        first = tail_start + sequence * tail_room
+        end = first + tl.load(tail_length + sequence).to(tl.int32)
+        count = GROUP
+        part = SPLITS
+    member = tl.arange(0, BLOCK_M)
+    column = tl.arange(0, BLOCK_D)
+    head = kv_head * GROUP + member % GROUP
+    inside = member < count
+    source = q + (sequence + member // GROUP)[:, None] * q_row_stride + head[:, None] * q_head_stride
+    rows_q = tl.load(source + column[None, :], mask=inside[:, None] & (column < DIM)[None, :], other=0.0)
+    largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    key_head = keys + kv_head.to(tl.int64) * key_head_stride
+    value_head = values + kv_head.to(tl.int64) * value_head_stride
+    for token in range(first, end, BLOCK_N):
+        largest, total, mixed = attend_tile(
+            rows_q, key_head, value_head, key_stride, value_stride, token, end, largest, total, mixed, scale,
+            True, DIM, BLOCK_D, BLOCK_N, PRECISION,
+        )  # fmt: skip
+    row = (sequence + member // GROUP) * heads + head
+    rows = sequences * heads
+    store_part(
+        parts + part * rows.to(tl.int64) * DIM, log_sums + part * rows, row, inside, largest, total, mixed,
+        DIM, BLOCK_D,
+    )  # fmt: skip
+    if IN_LAST:
+        # All threads have stored before one of them says so, to everyone.
+        tl.debug_barrier()
+        arrived = tl.atomic_add(arrivals + kv_head, 1, sem="acq_rel", scope="gpu")
+        if arrived == SPLITS + sequences - 1:
+            tl.debug_barrier()
+            row = (member // GROUP) * heads + head
+            combine_rows(parts, log_sums, out, row, member < sequences * GROUP, rows, SPLITS + 1, DIM, BLOCK_D)
+            tl.store(arrivals + kv_head, 0)
+
+
+def decode_attention(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    prefix_length: torch.Tensor,
+    tail_start: int,
+    tail_room: int,
+    tail_length: torch.Tensor,
+    scale: float,
+    out: torch.Tensor,
+    scratch: DecodeScratch,
+) -> None:
+    """See `operations.decode_attention`."""
+    sequences, heads, dim = q.shape
+    kv_heads, c = len(keys), scratch.configuration
+    group = heads // kv_heads
+    _decode[(kv_heads, c.splits + sequences)](
+        q, keys, values, prefix_length, tail_length, scratch.parts, scratch.log_sums, scratch.arrivals, out,
+        *q.stride()[:2], *keys.stride()[:2], *values.stride()[:2], tail_start, tail_room, sequences, heads,
+        scale * math.log2(math.e),
+        GROUP=group, DIM=dim, BLOCK_D=padded(dim), BLOCK_M=padded(sequences * group), BLOCK_N=c.block_n,
+        SPLITS=c.splits, IN_LAST=c.combine_in_last, PRECISION=dot_precision(q),
+        num_warps=c.warps, num_stages=c.stages,
+    )  # fmt: skip
+    if not c.combine_in_last:
+        combine(scratch.parts, scratch.log_sums, out)

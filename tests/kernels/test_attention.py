@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention over a shared prefix: twins against plain float64 loops, kernels against the twins in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from interpreted import run_again_in_the_interpreter
+
+from alpamayo_rt.kernels.attention import operations as ops
+from alpamayo_rt.kernels.attention.scratch import (
+    DecodeConfiguration,
+    DecodeScratch,
+    ExpertConfiguration,
+    ExpertScratch,
+    decode_configuration,
+)
+
+GPU = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
+BOUND = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 7e-3}
+"""Relative L2 error; of the short types about the rounding of the output and of the weights."""
+
+
+@pytest.fixture(params=GPU)
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def error(out: torch.Tensor, exact: torch.Tensor) -> float:
+    assert bool(out.isfinite().all())
+    return float((out.double() - exact).norm() / exact.norm().clamp_min(1e-30))
+
+
+class Cache:
+    """One layer, views into a larger buffer, NaN in every slot that nobody may see."""
+
+    def __init__(
+        self, kv_heads: int, dim: int, prefix: int, tails: list[int], room: int, dtype: torch.dtype, device: str
+    ):
+        self.start, self.room = prefix + 3, room
+        capacity = self.start + room * len(tails) + 2
+        buffer = random(capacity, 2, kv_heads, dim + 4, seed=1, dtype=dtype, device=device)
+        used = torch.zeros(capacity, dtype=torch.bool)
+        used[:prefix] = True
+        for r, length in enumerate(tails):
+            used[self.start + r * room : self.start + r * room + length] = True
+        buffer[~used] = torch.nan
+        both = buffer[..., :dim].permute(1, 2, 0, 3)
+        self.keys, self.values = both[0], both[1]
+        self.prefix = torch.tensor(prefix, device=device)
+        self.tails = torch.tensor(tails, device=device, dtype=torch.int32)
+
+
+def naive(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """One query (d,) over keys and values (S, d), in float64."""
+    weights = torch.softmax((keys.double() @ q.double()) * scale, 0)
+    return weights @ values.double()
+
+
+@pytest.mark.parametrize("in_last", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "heads", "kv_heads", "dim", "prefix", "tails", "dtype"),
+    [
+        (1, 4, 1, 32, 75, [5], torch.float32),
+        (3, 6, 2, 24, 37, [0, 20, 7], torch.bfloat16),
+        (5, 5, 1, 16, 0, [1, 2, 3, 4, 0], torch.float32),
+        (2, 16, 2, 64, 130, [33, 1], torch.float16),
+    ],
+)
+def test_decode_attention(
+    rows: int,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    prefix: int,
+    tails: list[int],
+    dtype: torch.dtype,
+    in_last: bool,
+    device: str,
+) -> None:
+    cache = Cache(kv_heads, dim, prefix, tails, 34, dtype, device)
+    q = random(rows, heads, dim + 8, seed=2, dtype=dtype, device=device)[..., :dim]
+    scratch = DecodeScratch.allocate(
+        rows, heads, kv_heads, dim, device, DecodeConfiguration(3, block_n=16, combine_in_last=in_last)
+    )
+    scratch.parts.fill_(torch.nan)
+    arguments = (cache.prefix, cache.start, cache.room, cache.tails, dim**-0.5)
+    exact = torch.empty(rows, heads, dim, dtype=torch.float64, device=device)
+    ops.decode_attention_twin(q.double(), cache.keys.double(), cache.values.double(), *arguments, exact)
+    for r in range(rows):
+        first = cache.start + r * cache.room
+        slots = [*range(prefix), *range(first, first + tails[r])]
+        for h in range(heads):
+            g = h // (heads // kv_heads)
+            if slots:
+                expected = naive(q[r, h], cache.keys[g, slots], cache.values[g, slots], dim**-0.5)
+                assert torch.allclose(exact[r, h], expected, atol=1e-12)
+            else:
+                assert not bool(exact[r, h].any())
+    outs = []
+    for _ in range(2):  # the counters are ready for the next launch
+        out = torch.full((rows, heads, dim), torch.nan, dtype=dtype, device=device)
+        ops.decode_attention(q, cache.keys, cache.values, *arguments, out, scratch)
+        assert error(out, exact) < BOUND[dtype]
+        outs.append(out)
+    assert torch.equal(*outs)
+    assert not bool(scratch.arrivals.any())
+
+
+@pytest.mark.parametrize(
+    ("candidates", "waypoints", "heads", "kv_heads", "dim", "prefix", "dtype", "splits", "half"),
+    [
+        (1, 5, 4, 2, 32, 50, torch.float32, 3, False),
+        (3, 7, 6, 2, 24, 37, torch.bfloat16, 2, False),
+        (2, 20, 4, 1, 16, 0, torch.float32, 4, False),
+        (2, 9, 3, 3, 64, 128, torch.float16, 1, True),
+    ],
+)
+def test_expert_attention(
+    candidates: int,
+    waypoints: int,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    prefix: int,
+    dtype: torch.dtype,
+    splits: int,
+    half: bool,
+    device: str,
+) -> None:
+    tails = [17, 0]
+    cache = Cache(kv_heads, dim, prefix, tails, 20, dtype, device)
+    reads = [(1 + c) % 2 for c in range(candidates)]
+    lengths = [max(tails[s] - c, 0) for c, s in enumerate(reads)]
+    q = random(candidates, waypoints, heads, dim + 8, seed=2, dtype=dtype, device=device)[..., :dim]
+    own = random(candidates, waypoints, 2, kv_heads, dim, seed=3, dtype=dtype, device=device)
+    own_keys, own_values = own[:, :, 0], own[:, :, 1]
+    scratch = ExpertScratch.allocate(
+        candidates, waypoints, heads, kv_heads, dim, device,
+        ExpertConfiguration(splits, block_m=16, block_n=16, warps=4, registers=None, half_parts=half),
+    )  # fmt: skip
+    scratch.parts.fill_(torch.nan)
+    arguments = (
+        cache.prefix, cache.start, cache.room,
+        torch.tensor(reads, device=device), torch.tensor(lengths, device=device),
+    )  # fmt: skip
+    exact = torch.empty(candidates, waypoints, heads, dim, dtype=torch.float64, device=device)
+    ops.expert_attention_twin(
+        q.double(), cache.keys.double(), cache.values.double(), *arguments,
+        own_keys.double(), own_values.double(), dim**-0.5, exact,
+    )  # fmt: skip
+    for c in range(candidates):
+        first = cache.start + reads[c] * cache.room
+        slots = [*range(prefix), *range(first, first + lengths[c])]
+        for h in range(heads):
+            g = h // (heads // kv_heads)
+            keys = torch.cat([cache.keys[g, slots], own_keys[c, :, g]])
+            values = torch.cat([cache.values[g, slots], own_values[c, :, g]])
+            for w in range(waypoints):
+                expected = naive(q[c, w, h], keys, values, dim**-0.5)
+                assert torch.allclose(exact[c, w, h], expected, atol=1e-12)
+    out = torch.full((candidates, waypoints, heads, dim), torch.nan, dtype=dtype, device=device)
+    ops.expert_attention(q, cache.keys, cache.values, *arguments, own_keys, own_values, dim**-0.5, out, scratch)
+    assert error(out, exact) < BOUND[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("rows", "heads"), [(1, 32), (6, 32), (1, 64), (6, 64), (16, 64)])
+@pytest.mark.parametrize("in_last", [False, True])
+def test_decode_attention_at_released_sizes(rows: int, heads: int, in_last: bool) -> None:
+    tails = [(7 * r) % 40 for r in range(rows)]
+    cache = Cache(8, 128, 3117, tails, 257, torch.bfloat16, "cuda")
+    q = random(rows, heads, 128, seed=2, dtype=torch.bfloat16, device="cuda")
+    configuration = replace(decode_configuration(rows, 8), combine_in_last=in_last)
+    scratch = DecodeScratch.allocate(rows, heads, 8, 128, "cuda", configuration)
+    arguments = (cache.prefix, cache.start, cache.room, cache.tails, 128**-0.5)
+    exact = torch.empty(rows, heads, 128, dtype=torch.float64, device="cuda")
+    ops.decode_attention_twin(q.double(), cache.keys.double(), cache.values.double(), *arguments, exact)
+    outs = []
+    for _ in range(20):
+        out = torch.full((rows, heads, 128), torch.nan, dtype=torch.bfloat16, device="cuda")
+        ops.decode_attention(q, cache.keys, cache.values, *arguments, out, scratch)
+        outs.append(out)
+    assert error(outs[0], exact) < BOUND[torch.bfloat16]
+    assert all(torch.equal(outs[0], out) for out in outs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("candidates", [1, 6])
+@pytest.mark.parametrize("heads", [16, 32])
+def test_expert_attention_at_released_sizes(candidates: int, heads: int) -> None:
+    cache = Cache(8, 128, 3117, [31, 250], 257, torch.bfloat16, "cuda")
+    q = random(candidates, 64, heads, 128, seed=2, dtype=torch.bfloat16, device="cuda")
+    own = random(2, candidates, 64, 8, 128, seed=3, dtype=torch.bfloat16, device="cuda")
+    scratch = ExpertScratch.allocate(candidates, 64, heads, 8, 128, "cuda")
+    reads = torch.arange(candidates, device="cuda") % 2
+    arguments = (cache.prefix, cache.start, cache.room, reads, cache.tails[reads])
+    exact = torch.empty(candidates, 64, heads, 128, dtype=torch.float64, device="cuda")
+    ops.expert_attention_twin(
+        q.double(), cache.keys.double(), cache.values.double(), *arguments, *own.double(), 128**-0.5, exact
+    )
+    out = torch.full(exact.shape, torch.nan, dtype=torch.bfloat16, device="cuda")
+    ops.expert_attention(q, cache.keys, cache.values, *arguments, *own, 128**-0.5, out, scratch)
+    assert error(out, exact) < BOUND[torch.bfloat16]
+
+
+def test_kernels_in_the_interpreter() -> None:
+    """The tests above once more with Triton's kernels, which run in numpy where there is no GPU."""
+    run_again_in_the_interpreter(__file__)

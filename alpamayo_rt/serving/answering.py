@@ -62,8 +62,12 @@ async def answered(
             feed = Feed(model)
 
             async def run() -> Outcome:
-                ran = await service.run(slot, prepare, watch, on_order, feed.on_part, feed.on_driven)
+                ran = await service.run(slot, prepare, watch, listening, feed.on_part, feed.on_driven)
                 return ran[1]
+
+            def listening(order: Order) -> None:
+                on_order(order)
+                feed.on_order(order)
 
             chunks = stream(events_of(feed, run(), finished), name)
             return _Streamed(chunks, stack.pop_all())

@@ -7,11 +7,16 @@ import re
 from dataclasses import dataclass
 
 from alpamayo_rt.families import Family
-from alpamayo_rt.sample.cameras import CAMERA_FEATURES, DEFAULT_CAMERAS
+from alpamayo_rt.sample.cameras import CAMERA_FEATURES
 from alpamayo_rt.serving.refusal import Refusal
+from alpamayo_rt.tasks import TRAJECTORY, VQA, Task
 
 API_VERSION = "1.0.0"
 """Of the documentation that is followed: the one for Alpamayo 1.5."""
+
+
+MODES = {"trajectory": TRAJECTORY, "answer": VQA}
+"""What the first generation calls `mode`, by the task that it asks for."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +25,27 @@ class Dialect:
 
     Attributes:
         names: under which the model is served; the first one is its own.
-        default_cameras: camera numbers of images that come without `camera_order`.
-        default_frames: of each of them.
+        family: what it can be asked, and the cameras of images that come without `camera_order`.
+        default_frames: of each of these cameras.
         single_camera: the camera of a question's images whose number is not a multiple of the default cameras.
     """
 
     names: tuple[str, ...]
-    default_cameras: tuple[int, ...] = DEFAULT_CAMERAS
+    family: Family
     default_frames: int = 4
     single_camera: int = 1
 
-    @property
-    def default_images(self) -> int:
-        """How many images the default layout has."""
-        return len(self.default_cameras) * self.default_frames
+    def task(self, name: str, field: str) -> Task:
+        """A task by its name.
+
+        Raises:
+            Refusal: names those that the model has.
+        """
+        found = self.family.task(name)
+        if found is None:
+            known = ", ".join(task.name for task in self.family.tasks)
+            raise Refusal(422, f"{field}: {name!r}, but {self.family.title} knows {known}")
+        return found
 
     def check_model(self, name: str | None) -> None:
         """Refuse a model that is not served here.
@@ -53,7 +65,7 @@ def dialect_of(family: Family, own_name: str) -> Dialect:
         own_name: of the checkpoint, or what it is to be called.
     """
     released = re.sub(r"-\d+b$", "", family.hub_id.lower()).replace("-1.", "1.")
-    return Dialect(tuple(dict.fromkeys((own_name, released))))
+    return Dialect(tuple(dict.fromkeys((own_name, released))), family)
 
 
 def _plain(name: str) -> str:

@@ -43,6 +43,7 @@ class InferReply(Reply):
     created: int
     model: str
     mode: Literal["trajectory", "answer", "both"]
+    task: str = Field(description="what was asked; the drive's with both")
     trajectories: list[list[list[float]]] | None = Field(description="K × 64 × 3 metres, ego frame at t0")
     rotations: list[list[list[list[float]]]] | None = Field(description="K × 64 × 3 × 3")
     reasoning: list[str] | None = Field(description="one text a sequence: 1, or K with multi_seq")
@@ -52,6 +53,7 @@ class InferReply(Reply):
     usage: Usage
     warnings: list[str]
     actions: list[list[list[float]]] | None = Field(description="ours: K × 64 × 2, acceleration and curvature")
+    reading: dict[str, Any] | None = Field(description="ours: meta-actions, auto-label or boxes in the answer")
     stop_reasons: list[str] = Field(description="ours: finished, no_trajectory_token or limit")
     milliseconds: dict[str, float] = Field(description="ours: by stage of server and engine")
 

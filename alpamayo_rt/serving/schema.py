@@ -32,6 +32,8 @@ class Egomotion(Wire):
     ego_history_rot: list[Any] = Field(
         description="16 rotations in the same frame: quaternions [w, x, y, z] or 3 × 3 matrices"
     )
+    ego_future_xyz: list[Any] | None = Field(None, description="64 × 3, for auto_labeling")
+    ego_future_rot: list[Any] | None = Field(None, description="64 rotations, for auto_labeling")
 
 
 class Driving(Wire):
@@ -56,7 +58,7 @@ class Sampling(Wire):
     """How tokens are drawn, and how the answer is sent."""
 
     model: str | None = Field(None, description="one of /v1/models; default: the served one")
-    max_tokens: int = Field(256, description="sampled tokens at most")
+    max_tokens: int | None = Field(None, description="sampled tokens at most; default: 256 to drive, else the task's")
     temperature: Finite = Field(0.6, description="0 is greedy")
     top_p: Finite = Field(0.98, description="likeliest tokens up to this mass")
     stream: bool = Field(False, description="answer as server-sent events")
@@ -69,6 +71,7 @@ class InferRequest(Driving, Sampling):
         description="JPEG, PNG, WebP or BMP as base64 or data URI, camera by camera, oldest frame first"
     )
     mode: Mode = "trajectory"
+    task: str | None = Field(None, description="instead of mode; of the models that have more tasks than two")
 
 
 class ImageUrl(Wire):

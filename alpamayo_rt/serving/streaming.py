@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 from alpamayo_rt.inference import Model
+from alpamayo_rt.prompt.prompt import task_of
 from alpamayo_rt.result import Result
-from alpamayo_rt.serving.order import Outcome
+from alpamayo_rt.serving.order import Order, Outcome
 from alpamayo_rt.serving.refusal import Refusal
 from alpamayo_rt.serving.reply import dumps, trajectories
 from alpamayo_rt.serving.text_stream import TextStream
+from alpamayo_rt.tasks import Task
 
 _HEARTBEAT = 10.0  # seconds of silence after which a comment is sent, so that nobody hangs up
 _END = object()
@@ -31,7 +33,14 @@ class Feed:
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Any] = asyncio.Queue()
         self._model = model
+        self._tasks: dict[str, Task] = {}
         self._texts: dict[tuple[str, int], TextStream] = {}
+
+    def on_order(self, order: Order) -> None:
+        """What is going to be run; called on the loop."""
+        for part, sample in (("reasoning", order.drive), ("answer", order.answer)):
+            if sample is not None:
+                self._tasks[part] = task_of(sample, self._model.config.family)
 
     def on_part(self, part: str, sequence: int, token: int) -> None:
         """Called in the worker's thread."""
@@ -78,7 +87,7 @@ class Feed:
     def _text(self, part: str, sequence: int) -> TextStream:
         key = (part, sequence)
         if key not in self._texts:
-            self._texts[key] = TextStream(partial(self._model.text_of, question=part == "answer"))
+            self._texts[key] = TextStream(partial(self._model.text_of, task=self._tasks[part]))
         return self._texts[key]
 
     @staticmethod

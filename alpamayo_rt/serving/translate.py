@@ -12,17 +12,19 @@ import numpy as np
 import torch
 
 from alpamayo_rt.errors import InputError
-from alpamayo_rt.sample.sample import HISTORY_POSES, Sample
+from alpamayo_rt.sample.sample import FUTURE_POSES, HISTORY_POSES, Sample
 from alpamayo_rt.serving.body import LongTexts
-from alpamayo_rt.serving.dialect import Dialect, cameras_named
+from alpamayo_rt.serving.dialect import MODES, Dialect, cameras_named
 from alpamayo_rt.serving.images import Encoded, check_together, decode_all, from_text
 from alpamayo_rt.serving.limits import Limits
 from alpamayo_rt.serving.order import Order
 from alpamayo_rt.serving.refusal import Refusal
 from alpamayo_rt.serving.schema import Egomotion, InferRequest, Sampling
 from alpamayo_rt.settings import Settings
+from alpamayo_rt.tasks import TRAJECTORY, VQA, Task
 
-_MOST_NUMBERS = 4 * HISTORY_POSES * 9
+Poses = tuple[torch.Tensor, torch.Tensor]
+"""Positions and rotations."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class Asked:
     """A request whose texts and numbers are checked, with its images still compressed."""
 
     mode: str
+    task: str | None
     settings: Settings
     images: list[Encoded]
     cameras: tuple[int, ...]
-    history: tuple[torch.Tensor, torch.Tensor] | None
+    history: Poses | None
+    future: Poses | None
     nav_text: str | None
     question: str | None
     stream: bool
@@ -53,7 +57,11 @@ class Asked:
                 assert self.history is not None
                 drive = Sample(frames, self.cameras, *self.history, navigation=self.nav_text)
             if self.mode != "trajectory":
-                answer = Sample(frames, self.cameras, question=self.question)
+                poses = self.history if self.task is not None else None
+                answer = Sample(
+                    frames, self.cameras, *(poses or (None, None)), None, self.question, None, self.task,
+                    *(self.future or (None, None)),
+                )  # fmt: skip
         except InputError as error:
             raise Refusal(422, in_wire_names(str(error), self.prefix)) from None
         return Order(self.mode, self.settings, drive, answer, self.warnings)
@@ -79,28 +87,48 @@ def ask(
     warnings = [f"{name[:80]}: unknown field, ignored" for name in sampling.unknown()[:20]]
     if prefix:
         warnings += [f"{prefix}{name[:80]}: unknown field, ignored" for name in request.unknown()[:20]]
-    driving, asking = request.mode != "answer", request.mode != "trajectory"
+    mode, task = _asked_for(request, dialect)
+    driving, asking = mode != "answer", mode == "both" or task.asks
     nav_text = _text(request.nav_text, f"{prefix}nav_text", limits)
     question = _text(request.question, f"{prefix}question", limits)
     if asking and question is None:
-        raise Refusal(422, f"{prefix}question: missing, expected one with mode {request.mode}")
+        raise Refusal(422, f"{prefix}question: missing, expected one with mode {mode}")
     for name, given, used in (("question", question, asking), ("nav_text", nav_text, driving)):
         if given is not None and not used:
-            warnings.append(f"{prefix}{name}: not used with mode {request.mode}")
+            warnings.append(f"{prefix}{name}: not used with mode {mode}")
     images = _images(request.images, texts, limits)
-    cameras = _cameras(request, len(images), prefix, dialect)
+    cameras = _cameras(request, len(images), mode, task, prefix, dialect)
     check_together(images, limits)
-    history = None
-    if driving:
-        if request.egomotion is None:
+    history = future = None
+    if driving or task.needs_history:
+        ego = request.egomotion
+        if ego is None:
             raise Refusal(422, f"{prefix}egomotion: missing, expected ego_history_xyz and ego_history_rot to drive")
-        history = _history(request.egomotion, f"{prefix}egomotion")
+        history = _poses(ego.ego_history_xyz, ego.ego_history_rot, f"{prefix}egomotion.ego_history", HISTORY_POSES)
         warnings += _doubts(*history, f"{prefix}egomotion")
-    settings = _settings(request, limits, prefix)
+        if task.needs_future:
+            field = f"{prefix}egomotion.ego_future"
+            if ego.ego_future_xyz is None or ego.ego_future_rot is None:
+                raise Refusal(422, f"{field}_xyz: missing, expected it and ego_future_rot for task {task.name}")
+            future = _poses(ego.ego_future_xyz, ego.ego_future_rot, field, FUTURE_POSES)
+    settings = _settings(request, driving, limits, prefix)
     return Asked(
-        request.mode, settings, images, cameras, history, nav_text if driving else None,
-        question if asking else None, sampling.stream, warnings, prefix,
+        mode, None if driving or task.name == VQA else task.name, settings, images, cameras, history, future,
+        nav_text if driving else None, question if asking else None, sampling.stream, warnings, prefix,
     )  # fmt: skip
+
+
+def _asked_for(request: InferRequest, dialect: Dialect) -> tuple[str, Task]:
+    """The mode, and the task of it (with both that of the drive)."""
+    if request.task is None:
+        if request.mode == "both":
+            dialect.task(VQA, "mode")
+        return request.mode, dialect.task(MODES.get(request.mode, TRAJECTORY), "mode")
+    task = dialect.task(request.task, "task")
+    mode = "trajectory" if task.drives else "answer"
+    if "mode" in request.model_fields_set and request.mode != mode:
+        raise Refusal(422, f"mode: {request.mode!r} with task {task.name}, expected one of the two")
+    return mode, task
 
 
 def _text(text: str | None, field: str, limits: Limits) -> str | None:
@@ -121,22 +149,25 @@ def _images(given: Sequence[str], texts: LongTexts, limits: Limits) -> list[Enco
     return images
 
 
-def _cameras(request: InferRequest, images: int, prefix: str, dialect: Dialect) -> tuple[int, ...]:
+def _cameras(
+    request: InferRequest, images: int, mode: str, task: Task, prefix: str, dialect: Dialect
+) -> tuple[int, ...]:
     names, frames = request.camera_order, request.num_frames_per_camera
     if names is None:
-        default = dialect.default_cameras
-        if images == dialect.default_images and frames in (None, dialect.default_frames):
+        default = task.cameras
+        usual = len(default) * dialect.default_frames
+        if images == usual and frames in (None, dialect.default_frames):
             return default
-        if request.mode != "answer":
+        if mode != "answer":
             raise Refusal(
                 422,
                 f"{prefix}camera_order: missing, expected camera_order and num_frames_per_camera "
-                f"with {images} images (without them there are {dialect.default_images})",
+                f"with {images} images (without them there are {usual})",
             )
         return default if images % len(default) == 0 else (dialect.single_camera,)
     cameras = cameras_named(names, f"{prefix}camera_order")
     if frames is None:
-        fits = images % len(cameras) == 0 if request.mode == "answer" else images == dialect.default_frames * len(cameras)
+        fits = images % len(cameras) == 0 if mode == "answer" else images == dialect.default_frames * len(cameras)
         if not fits:
             raise Refusal(422, f"{prefix}num_frames_per_camera: missing, expected it with camera_order")
     elif frames < 1 or frames * len(cameras) != images:
@@ -146,16 +177,16 @@ def _cameras(request: InferRequest, images: int, prefix: str, dialect: Dialect) 
     return cameras
 
 
-def _settings(request: InferRequest, limits: Limits, prefix: str) -> Settings:
+def _settings(request: InferRequest, driving: bool, limits: Limits, prefix: str) -> Settings:
     for name, value, most in (
         ("num_traj_samples", request.num_traj_samples, limits.candidates),
         ("num_diffusion_steps", request.num_diffusion_steps, limits.steps),
         ("max_tokens", request.max_tokens, limits.tokens),
     ):
-        if not 1 <= value <= most:
+        if value is not None and not 1 <= value <= most:
             place = name if name == "max_tokens" else prefix + name
             raise Refusal(422, f"{place}: {value}, expected a whole number from 1 to {most}")
-    if request.guidance_weight is not None and request.nav_text is None and request.mode != "answer":
+    if request.guidance_weight is not None and request.nav_text is None and driving:
         raise Refusal(422, f"{prefix}guidance_weight: given without nav_text, expected one to be guided by")
     top_k = request.top_k
     try:
@@ -174,24 +205,24 @@ def _settings(request: InferRequest, limits: Limits, prefix: str) -> Settings:
         raise Refusal(422, in_wire_names(str(error), prefix)) from None
 
 
-def _history(ego: Egomotion, field: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(16, 3) and (16, 3, 3); shapes and values are checked by the sample."""
-    xyz = _numbers(ego.ego_history_xyz, f"{field}.ego_history_xyz")
-    rot = _numbers(ego.ego_history_rot, f"{field}.ego_history_rot")
-    while rot.ndim > 2 and rot.shape[0] == 1:
-        rot = rot[0]
-    if rot.shape == (HISTORY_POSES, 4):
-        rot = matrices(rot, f"{field}.ego_history_rot")
-    if rot.shape != (HISTORY_POSES, 3, 3):
+def _poses(xyz: list[Any], rot: list[Any], field: str, count: int) -> Poses:
+    """(count, 3) and (count, 3, 3); what is left to check is checked by the sample."""
+    places = _numbers(xyz, f"{field}_xyz", count)
+    turns = _numbers(rot, f"{field}_rot", count)
+    while turns.ndim > 2 and turns.shape[0] == 1:
+        turns = turns[0]
+    if turns.shape == (count, 4):
+        turns = matrices(turns, f"{field}_rot")
+    if turns.shape != (count, 3, 3):
         raise Refusal(
             422,
-            f"{field}.ego_history_rot: shape {rot.shape}, expected 16 quaternions [w, x, y, z] or 16 matrices 3 × 3",
+            f"{field}_rot: shape {turns.shape}, expected {count} quaternions [w, x, y, z] or {count} matrices 3 × 3",
         )
-    return torch.from_numpy(xyz), torch.from_numpy(rot)
+    return torch.from_numpy(places), torch.from_numpy(turns)
 
 
-def _numbers(value: list[Any], field: str) -> np.ndarray:
-    room, stack, fine = _MOST_NUMBERS, [value], True
+def _numbers(value: list[Any], field: str, rows: int) -> np.ndarray:
+    room, stack, fine = 4 * rows * 9, [value], True
     while stack and fine:
         item = stack.pop()
         room -= len(item)
@@ -202,7 +233,7 @@ def _numbers(value: list[Any], field: str) -> np.ndarray:
     except (ValueError, OverflowError):
         array = None
     if array is None or array.dtype.kind not in "iuf":
-        raise Refusal(422, f"{field}: expected {HISTORY_POSES} rows of numbers")
+        raise Refusal(422, f"{field}: expected {rows} rows of numbers")
     return array.astype(np.float64)
 
 
@@ -237,6 +268,8 @@ def _doubts(xyz: torch.Tensor, rot: torch.Tensor, field: str) -> list[str]:
 _NAMES = {
     "history_xyz": "egomotion.ego_history_xyz",
     "history_rot": "egomotion.ego_history_rot",
+    "ego_future_xyz": "egomotion.ego_future_xyz",
+    "ego_future_rot": "egomotion.ego_future_rot",
     "navigation": "nav_text",
     "question": "question",
     "num_candidates": "num_traj_samples",

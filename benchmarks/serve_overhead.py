@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server adds to an inference: 16 JPEGs of 1080 × 1920 over loopback against raw frames in the process.
+"""What the server adds to an inference: 16 JPEGs of 1080 × 1920 over loopback against raw frames.
 
     python benchmarks/serve_overhead.py --out benchmarks/results/serve_overhead_h100.json     # on a GPU
     python benchmarks/serve_overhead.py --model nano --engine eager --rounds 3                # anywhere
 
-Server, client and the inferences that the server is compared with are in one process and one run, and alternate, so
-that all see the same model, the same clocks and the same neighbours. The client sends its bytes in one go and reads
-to the last byte. Without `--model` a random model of the released size is made on the GPU.
+Server, client and the inferences that the server is compared with are in one process and one run, and
+alternate, so that all see the same model, the same clocks and the same neighbours. The client sends its bytes
+in one go and reads to the last byte. Without `--model` a random model of the released size is made on the GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,9 @@ def jpegs(quality: int) -> list[bytes]:
     rng = np.random.default_rng(0)
     out = []
     for _ in range(len(CAMERAS) * FRAMES):
-        coarse = Image.fromarray(rng.integers(0, 256, (27, 48, 3), np.uint8)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(rng.integers(0, 256, (27, 48, 3), np.uint8)).resize(
+            (WIDTH, HEIGHT), Image.Resampling.BICUBIC
+        )
         grain = rng.normal(0, 6, (HEIGHT, WIDTH, 1))
         pixels = np.clip(np.asarray(coarse, np.float32) * 0.8 + 20 + grain, 0, 255).astype(np.uint8)
         file = io.BytesIO()
@@ -87,7 +88,9 @@ def served(model: Model) -> tuple[Server, int]:
 def measure(model: Model, rounds: int, quality: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Alternate between the server and `Model.infer`; medians."""
     pictures = jpegs(quality)
-    frames = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(p)))).permute(2, 0, 1) for p in pictures])
+    frames = torch.stack(
+        [torch.from_numpy(np.array(Image.open(io.BytesIO(p)))).permute(2, 0, 1) for p in pictures]
+    )
     xyz = torch.zeros(16, 3)
     xyz[:, 0] = 0.8 * torch.arange(-15, 1)
     rot = torch.eye(3).repeat(16, 1, 1)
@@ -148,10 +151,12 @@ def the_model(args: argparse.Namespace) -> Model:
         from alpamayo_rt import load
 
         return load(args.model, args.engine, args.precision)
-    make: Callable[..., Model]
-    from alpamayo_rt.bench.random_model import random_model as make
+    from released_model import released_model
 
-    return make(engine=args.engine, precision=args.precision)
+    from alpamayo_rt.families import DEMO_FAMILY
+
+    precision = "bf16" if args.precision == "auto" else args.precision
+    return released_model(DEMO_FAMILY, args.engine, precision, say=lambda line: print(line, file=sys.stderr))
 
 
 def main() -> None:

@@ -27,11 +27,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "client",
         help="post a clip to a server",
-        description="Posts a clip to a server, prints its reasoning while it is written, saves JSON and picture.",
+        description="Posts a clip to a server, prints what it says as it says it, saves JSON and picture.",
         allow_abbrev=False,
     )
     command.add_argument("--url", default="http://127.0.0.1:8000", metavar="U", help="default: %(default)s")
-    command.add_argument("--clip", required=True, metavar="ID", help="of the dataset, or world-live:SEED:NUMBER")
+    command.add_argument(
+        "--clip", required=True, metavar="ID", help="of the dataset, or world-live:SEED:NUMBER"
+    )
     command.add_argument("--t0-us", type=int, metavar="T", help="time in the clip, µs")
     command.add_argument("--dataset-root", type=Path, metavar="DIR", help="a local hub cache with the dataset")
     command.add_argument("--nav-text", metavar="TEXT", help="navigation")

@@ -36,7 +36,7 @@ class ServerError(AlpamayoError):
 
 @dataclass(frozen=True)
 class Event:
-    """One server-sent event: `queued`, `reasoning`, `trajectories`, `answer`, `result` or `error`."""
+    """One server-sent event: `reasoning`, `trajectories`, `answer` or `result`."""
 
     name: str
     data: dict[str, Any]

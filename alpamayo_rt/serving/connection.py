@@ -7,7 +7,6 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-
 _READ_BYTES = 1 << 20  # at once; a request with images has megabytes
 
 

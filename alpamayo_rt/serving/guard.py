@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before every route: the token, the headers that browsers need, errors as one sentence, counting."""
+"""What stands before every route: the token, headers that browsers need, errors as one sentence, counting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _OPEN = ("/v1/health/live", "/v1/health/ready", "/")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    ),
 ]
 _ROUTES = ("/v1/infer", "/v1/chat/completions", "/v1/vqa", "/page/run")
 
@@ -48,7 +51,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = message | {"headers": [*message.get("headers", []), *_HEADERS]}
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
 
         try:

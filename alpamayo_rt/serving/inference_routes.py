@@ -30,7 +30,9 @@ def documented(body: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:
     return {
         "responses": {200: {"model": reply, "content": {"text/event-stream": {}}}} | refused,
         "response_class": Response,
-        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+        },
     }
 
 
@@ -58,9 +60,7 @@ def routes(service: Service) -> APIRouter:
         asked = ask(request, request, "", texts, service.limits, service.dialect(model))
         return partial(asked.order, service.images, model.engine.device), asked.stream
 
-    def read_chat(
-        question: bool, body: dict[str, Any], texts: LongTexts, model: Model
-    ) -> tuple[Prepare, bool]:
+    def read_chat(question: bool, body: dict[str, Any], texts: LongTexts, model: Model) -> tuple[Prepare, bool]:
         request = validated(ChatRequest, body)
         asked = ask_chat(request, question, texts, service.limits, service.dialect(model))
         return partial(asked.order, service.images, model.engine.device), asked.stream

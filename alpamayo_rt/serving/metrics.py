@@ -28,9 +28,7 @@ class Metrics:
             "alpamayo_stage_seconds", "By stage of server and engine", ("stage",),
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self.tokens = prometheus.Counter(
-            "alpamayo_generated_tokens", "Sampled tokens", registry=self.registry
-        )
+        self.tokens = prometheus.Counter("alpamayo_generated_tokens", "Sampled tokens", registry=self.registry)
         self.taken = prometheus.Counter(
             "alpamayo_requests_taken", "Requests that got a place in the queue", registry=self.registry
         )

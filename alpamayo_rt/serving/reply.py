@@ -41,8 +41,9 @@ def dumps(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def array(tensor: torch.Tensor) -> np.ndarray:
-    """What `dumps` takes."""
+def array(tensor: torch.Tensor | None) -> np.ndarray:
+    """What `dumps` takes, of a drive's result."""
+    assert tensor is not None
     return np.ascontiguousarray(tensor.numpy())
 
 
@@ -69,14 +70,12 @@ def comfort(result: Result) -> list[dict[str, float | bool]]:
 
 def trajectories(result: Result) -> dict[str, Any]:
     """What is sent as soon as the model has driven."""
-    assert result.trajectories is not None
     return {"trajectories": array(result.trajectories)}
 
 
 def infer_reply(order: Order, outcome: Outcome, model: str, watch: Watch) -> dict[str, Any]:
     """The answer of `/v1/infer` (`replies.InferReply`)."""
     driven, answered = outcome.drive, outcome.answer
-    has = driven is not None and driven.trajectories is not None
     results = [r for r in (driven, answered) if r is not None]
     return {
         "id": f"infer-{uuid.uuid4().hex}",
@@ -85,15 +84,15 @@ def infer_reply(order: Order, outcome: Outcome, model: str, watch: Watch) -> dic
         "model": model,
         "mode": order.mode,
         "task": results[0].task,
-        "trajectories": array(driven.trajectories) if has else None,
-        "rotations": array(driven.rotations) if has else None,
+        "trajectories": None if driven is None else array(driven.trajectories),
+        "rotations": None if driven is None else array(driven.rotations),
         "reasoning": results[0].reasoning or None,
         "answer": None if answered is None else answered.answer,
-        "comfort_metrics": comfort(driven) if has else None,
+        "comfort_metrics": None if driven is None else comfort(driven),
         "seed": order.settings.seed,
         "usage": usage(results),
         "warnings": order.warnings,
-        "actions": array(driven.actions) if has else None,
+        "actions": None if driven is None else array(driven.actions),
         "reading": None if answered is None else answered.reading.to_json() or None,
         "stop_reasons": [reason for r in results for reason in r.stop_reasons],
         "milliseconds": milliseconds(outcome, watch),

@@ -27,41 +27,44 @@ class Egomotion(Wire):
     """Where the vehicle has been."""
 
     ego_history_xyz: list[Any] = Field(
-        description="16 × 3 metres, 10 Hz, oldest first, in the ego frame of the last pose: x forward, y left, z up"
+        description="16 × 3 metres, 10 Hz, oldest first, in the ego frame of the last pose (x forward, z up)"
     )
     ego_history_rot: list[Any] = Field(
         description="16 rotations in the same frame: quaternions [w, x, y, z] or 3 × 3 matrices"
     )
-    ego_future_xyz: list[Any] | None = Field(None, description="64 × 3, for auto_labeling")
-    ego_future_rot: list[Any] | None = Field(None, description="64 rotations, for auto_labeling")
+    ego_future_xyz: list[Any] | None = Field(default=None, description="64 × 3, for auto_labeling")
+    ego_future_rot: list[Any] | None = Field(default=None, description="64 rotations, for auto_labeling")
 
 
 class Driving(Wire):
     """What `/v1/infer` has at the top and the chat endpoints have under `nvext`."""
 
     camera_order: list[str] | None = Field(
-        None, description="camera names in the images' order, short or full; needed without 4 × 4 images"
+        default=None,
+        description="camera names in the images' order; needed unless their number is the usual one",
     )
-    num_frames_per_camera: int | None = Field(None, description="frames of each camera")
-    egomotion: Egomotion | None = Field(None, description="needed to drive, not to answer")
-    nav_text: str | None = Field(None, description="navigation such as “Turn left in 40m”")
+    num_frames_per_camera: int | None = Field(default=None, description="frames of each camera")
+    egomotion: Egomotion | None = Field(default=None, description="needed to drive, not to answer")
+    nav_text: str | None = Field(default=None, description="navigation such as “Turn left in 40m”")
     question: str | None = None
-    num_traj_samples: int = Field(1, description="trajectories, K")
+    num_traj_samples: int = Field(default=1, description="trajectories, K")
     top_k: int | None = None
-    seed: int | None = Field(None, description="of noise and sampling; default: the server's")
-    num_diffusion_steps: int = Field(10, description="ours: Euler steps of the flow")
-    multi_seq: bool = Field(False, description="ours: one reasoning a trajectory instead of one for all")
-    guidance_weight: Finite | None = Field(None, description="ours: guidance on the navigation")
+    seed: int | None = Field(default=None, description="of noise and sampling; default: the server's")
+    num_diffusion_steps: int = Field(default=10, description="ours: Euler steps of the flow")
+    multi_seq: bool = Field(default=False, description="ours: one reasoning for each trajectory")
+    guidance_weight: Finite | None = Field(default=None, description="ours: guidance on the navigation")
 
 
 class Sampling(Wire):
     """How tokens are drawn, and how the answer is sent."""
 
-    model: str | None = Field(None, description="one of /v1/models; default: the served one")
-    max_tokens: int | None = Field(None, description="sampled tokens at most; default: 256 to drive, else the task's")
-    temperature: Finite = Field(0.6, description="0 is greedy")
-    top_p: Finite = Field(0.98, description="likeliest tokens up to this mass")
-    stream: bool = Field(False, description="answer as server-sent events")
+    model: str | None = Field(default=None, description="one of /v1/models; default: the served one")
+    max_tokens: int | None = Field(
+        default=None, description="sampled tokens at most; default: 256 to drive, else the task's"
+    )
+    temperature: Finite = Field(default=0.6, description="0 is greedy")
+    top_p: Finite = Field(default=0.98, description="likeliest tokens up to this mass")
+    stream: bool = Field(default=False, description="answer as server-sent events")
 
 
 class InferRequest(Driving, Sampling):
@@ -71,7 +74,7 @@ class InferRequest(Driving, Sampling):
         description="JPEG, PNG, WebP or BMP as base64 or data URI, camera by camera, oldest frame first"
     )
     mode: Mode = "trajectory"
-    task: str | None = Field(None, description="instead of mode; of the models that have more tasks than two")
+    task: str | None = Field(default=None, description="instead of mode, for models with more tasks")
 
 
 class ImageUrl(Wire):
@@ -101,7 +104,7 @@ class ChatRequest(Sampling):
     messages: list[Message]
     top_k: int | None = None
     seed: int | None = None
-    nvext: Driving | None = Field(None, description="the driving fields; they go before those at the top")
+    nvext: Driving | None = Field(default=None, description="driving fields; they go before those at the top")
 
 
 class PageRequest(Wire):

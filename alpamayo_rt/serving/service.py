@@ -108,9 +108,7 @@ class Service:
                 watch.lap("decode")
                 if on_order is not None:
                     on_order(order)
-                future = slot.submit(
-                    lambda model, check: carry_out(order, model, check, on_part, on_driven)
-                )
+                future = slot.submit(lambda model, check: carry_out(order, model, check, on_part, on_driven))
                 outcome = await asyncio.wrap_future(future)
         except TimeoutError:
             raise too_late() from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server-sent events: the reasoning while it is written, the trajectories when they come, the whole at the end."""
+"""Server-sent events: reasoning while it is written, trajectories when they come, the whole at the end."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Feed:
             if item is _END:
                 return
             if isinstance(item, Result):
-                for event in self.rest(Outcome(drive=item)):
-                    yield event
+                for end in self.rest(Outcome(drive=item)):
+                    yield end
                 yield "trajectories", trajectories(item)
                 continue
             part, sequence, token = item
@@ -167,7 +167,9 @@ async def as_chat_chunks(
             if rest is not None:
                 yield chunk({"content": rest})
             reply = event[1]
-            yield chunk({}, reply["choices"][0]["finish_reason"], usage=reply["usage"], warnings=reply["warnings"])
+            yield chunk(
+                {}, reply["choices"][0]["finish_reason"], usage=reply["usage"], warnings=reply["warnings"]
+            )
             yield b"data: [DONE]\n\n"
         elif event[0] in ("reasoning", "answer") and event[1]["sequence"] == 0 and "replace" not in event[1]:
             key = "content" if event[0] == "answer" else "reasoning_content"

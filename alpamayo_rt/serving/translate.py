@@ -19,7 +19,7 @@ from alpamayo_rt.serving.images import Encoded, check_together, decode_all, from
 from alpamayo_rt.serving.limits import Limits
 from alpamayo_rt.serving.order import Order
 from alpamayo_rt.serving.refusal import Refusal
-from alpamayo_rt.serving.schema import Egomotion, InferRequest, Sampling
+from alpamayo_rt.serving.schema import InferRequest, Sampling
 from alpamayo_rt.settings import Settings
 from alpamayo_rt.tasks import TRAJECTORY, VQA, Task
 
@@ -57,11 +57,11 @@ class Asked:
                 assert self.history is not None
                 drive = Sample(frames, self.cameras, *self.history, navigation=self.nav_text)
             if self.mode != "trajectory":
-                poses = self.history if self.task is not None else None
-                answer = Sample(
-                    frames, self.cameras, *(poses or (None, None)), None, self.question, None, self.task,
-                    *(self.future or (None, None)),
-                )  # fmt: skip
+                answer = Sample(frames, self.cameras, question=self.question, task=self.task)
+                if self.task is not None and self.history is not None:
+                    answer = answer.replaced(history_xyz=self.history[0], history_rot=self.history[1])
+                if self.future is not None:
+                    answer = answer.replaced(ego_future_xyz=self.future[0], ego_future_rot=self.future[1])
         except InputError as error:
             raise Refusal(422, in_wire_names(str(error), self.prefix)) from None
         return Order(self.mode, self.settings, drive, answer, self.warnings)
@@ -103,8 +103,12 @@ def ask(
     if driving or task.needs_history:
         ego = request.egomotion
         if ego is None:
-            raise Refusal(422, f"{prefix}egomotion: missing, expected ego_history_xyz and ego_history_rot to drive")
-        history = _poses(ego.ego_history_xyz, ego.ego_history_rot, f"{prefix}egomotion.ego_history", HISTORY_POSES)
+            raise Refusal(
+                422, f"{prefix}egomotion: missing, expected ego_history_xyz and ego_history_rot to drive"
+            )
+        history = _poses(
+            ego.ego_history_xyz, ego.ego_history_rot, f"{prefix}egomotion.ego_history", HISTORY_POSES
+        )
         warnings += _doubts(*history, f"{prefix}egomotion")
         if task.needs_future:
             field = f"{prefix}egomotion.ego_future"
@@ -167,12 +171,15 @@ def _cameras(
         return default if images % len(default) == 0 else (dialect.single_camera,)
     cameras = cameras_named(names, f"{prefix}camera_order")
     if frames is None:
-        fits = images % len(cameras) == 0 if mode == "answer" else images == dialect.default_frames * len(cameras)
+        fits = (
+            images % len(cameras) == 0 if mode == "answer" else images == dialect.default_frames * len(cameras)
+        )
         if not fits:
             raise Refusal(422, f"{prefix}num_frames_per_camera: missing, expected it with camera_order")
     elif frames < 1 or frames * len(cameras) != images:
         raise Refusal(
-            422, f"{prefix}num_frames_per_camera: {frames} for {len(cameras)} cameras, but there are {images} images"
+            422,
+            f"{prefix}num_frames_per_camera: {frames} for {len(cameras)} cameras, but there are {images}",
         )
     return cameras
 
@@ -216,7 +223,7 @@ def _poses(xyz: list[Any], rot: list[Any], field: str, count: int) -> Poses:
     if turns.shape != (count, 3, 3):
         raise Refusal(
             422,
-            f"{field}_rot: shape {turns.shape}, expected {count} quaternions [w, x, y, z] or {count} matrices 3 × 3",
+            f"{field}_rot: shape {turns.shape}, expected {count} quaternions [w, x, y, z] or matrices",
         )
     return torch.from_numpy(places), torch.from_numpy(turns)
 
@@ -245,7 +252,9 @@ def matrices(quaternions: np.ndarray, field: str) -> np.ndarray:
     """
     length = np.linalg.norm(quaternions, axis=1)
     if not bool(np.all(np.abs(length - 1) < 0.01)):
-        raise Refusal(422, f"{field}: quaternions of length {length.min():.3g} to {length.max():.3g}, expected 1")
+        raise Refusal(
+            422, f"{field}: quaternions of length {length.min():.3g} to {length.max():.3g}, expected 1"
+        )
     w, x, y, z = (quaternions / length[:, None]).T
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in headless Chromium.
 
-    PYTHONPATH=tests/serving python tests/serving/browser.py docs    # takes the documents' screenshots anew
+PYTHONPATH=tests/serving python tests/serving/browser.py docs    # takes the documents' screenshots anew
 """
 
 from __future__ import annotations
@@ -114,9 +114,14 @@ def main(folder: Path) -> None:
             time.sleep(1.0)
             opened.until(opened.driven)
             question = opened.find("question")
-            question.send_keys("Is there a traffic light?")
+            question.send_keys("What colour is the traffic light?")
             question.submit()
-            opened.until(lambda: bool(opened.text("answer")) and "writing" not in opened.find("answer").get_attribute("class"))
+            opened.until(
+                lambda: (
+                    bool(opened.text("answer"))
+                    and "writing" not in opened.find("answer").get_attribute("class")
+                )
+            )
             opened.driver.execute_script("window.scrollTo(0, 0)")
             picture = opened.picture(whole=True)
             picture.quantize(128).save(folder / f"page-{size}-{scheme}.png", optimize=True)

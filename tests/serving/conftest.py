@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-pytest.importorskip("fastapi", reason="needs the extra serve")
-
 from alpamayo_rt import Model
 from alpamayo_rt.serving.client import Client
 from alpamayo_rt.serving.clips import ClipShelf
@@ -19,7 +17,8 @@ from alpamayo_rt.serving.server import Server, bind
 
 QUICK = Limits(
     body_bytes=2 << 20, all_bodies_bytes=3 << 20, body_seconds=1.5, header_seconds=1.0, images=16,
-    image_pixels=300_000, all_pixels=1_000_000, waiting=3, deadline_seconds=20.0, candidates=8, tokens=64, steps=20,
+    image_pixels=300_000, all_pixels=1_000_000, waiting=3, deadline_seconds=20.0,
+    candidates=8, tokens=64, steps=20,
 )  # fmt: skip
 
 

@@ -55,7 +55,12 @@ def small(**changes: Any) -> dict[str, Any]:
 
 
 def question(**changes: Any) -> dict[str, Any]:
-    return {"mode": "answer", "images": pictures(1), "question": "Is the light green?", "max_tokens": 6} | changes
+    return {
+        "mode": "answer",
+        "images": pictures(1),
+        "question": "Is the light green?",
+        "max_tokens": 6,
+    } | changes
 
 
 def message(images: list[str], text: str | None = None) -> list[dict[str, Any]]:
@@ -67,8 +72,11 @@ def message(images: list[str], text: str | None = None) -> list[dict[str, Any]]:
 
 def chat(**changes: Any) -> dict[str, Any]:
     nvext = {
-        "egomotion": egomotion(), "num_traj_samples": 2, "camera_order": ["front_wide"], "num_frames_per_camera": 1,
-    }  # fmt: skip
+        "egomotion": egomotion(),
+        "num_traj_samples": 2,
+        "camera_order": ["front_wide"],
+        "num_frames_per_camera": 1,
+    }
     return {
         "model": "nvidia/alpamayo1.5", "messages": message(pictures(1)), "max_tokens": 8, "seed": 3,
         "temperature": 0.6, "top_p": 0.98, "nvext": nvext | QUICKLY,
@@ -80,7 +88,9 @@ def vqa(**changes: Any) -> dict[str, Any]:
     return {"model": "nvidia/alpamayo1.5", "messages": message(pictures(1), text), "max_tokens": 6} | changes
 
 
-def post(url: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
+def post(
+    url: str, body: Any, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, answer, headers)"""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | (headers or {}))

@@ -16,7 +16,11 @@ from alpamayo_rt.serving.refusal import Refusal
 
 _TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | _TEXTS | st.sampled_from(["x" * 9, 'q"\\' * 5, "\\" * 9]),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | _TEXTS
+    | st.sampled_from(["x" * 9, 'q"\\' * 5, "\\" * 9]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4),
     max_leaves=12,
 )
@@ -33,7 +37,9 @@ def whole(value: Any, texts: LongTexts) -> Any:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["images", "url", "a", "b"]), _VALUES), st.booleans(), st.sampled_from([0, 3, 8])
+    st.dictionaries(st.sampled_from(["images", "url", "a", "b"]), _VALUES),
+    st.booleans(),
+    st.sampled_from([0, 3, 8]),
 )
 def test_the_same_as_plain_json(value: dict[str, Any], ascii_only: bool, long: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -76,7 +82,10 @@ def test_a_flood_of_texts_is_parsed_plainly() -> None:
 
 
 def test_a_deep_body_is_refused() -> None:
-    for raw in (b'{"a":' + b"[" * 100_000, b'{"b":"' + b" " * 70_000 + b'","a":' + b"[" * 1000 + b"]" * 1000 + b"}"):
+    for raw in (
+        b'{"a":' + b"[" * 100_000,
+        b'{"b":"' + b" " * 70_000 + b'","a":' + b"[" * 1000 + b"]" * 1000 + b"}",
+    ):
         with pytest.raises(Refusal) as caught:
             parse(bytearray(raw))
         assert caught.value.status == 422

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Running
 from PIL import Image
 from situations import question_sample
 
@@ -17,6 +16,7 @@ from alpamayo_rt.cli.main import main
 from alpamayo_rt.demo.live import live_clip
 from alpamayo_rt.sample.sample import PreparedImages
 from alpamayo_rt.serving.client import Client, ServerError, request_body
+from conftest import Running
 
 QUICK = ["--num-candidates", "2", "--num-diffusion-steps", "2", "--max-generate-length", "6"]
 
@@ -64,5 +64,10 @@ def test_the_client_says_what_is_wrong(running: Running) -> None:
         Client("127.0.0.1:9").wait_ready(0.1)
     with pytest.raises(InputError, match="frames: missing"):
         request_body(
-            Sample(None, [0], question="?", prepared=PreparedImages(torch.zeros(4, 1536), torch.tensor([[1, 2, 2]])))
+            Sample(
+                None,
+                [0],
+                question="?",
+                prepared=PreparedImages(torch.zeros(4, 1536), torch.tensor([[1, 2, 2]])),
+            )
         )

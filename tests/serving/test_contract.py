@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import nim_requests as nim
 import pytest
+
 from conftest import Running
 
 
@@ -50,7 +51,9 @@ def test_a_trajectory_of_the_default_layout(running: Running, openapi: dict[str,
     assert answer["answer"] is None
     assert answer["seed"] == 7
     assert answer["warnings"] == []
-    assert {"vision", "prefill", "decode", "expert", "server_decode", "server_queue"} <= set(answer["milliseconds"])
+    assert {"vision", "prefill", "decode", "expert", "server_decode", "server_queue"} <= set(
+        answer["milliseconds"]
+    )
 
 
 def test_every_spelling_gives_the_same(running: Running, openapi: dict[str, Any]) -> None:
@@ -92,7 +95,9 @@ def test_chat_completions(running: Running, openapi: dict[str, Any]) -> None:
     content = json.loads(answer["choices"][0]["message"]["content"])
     assert shape(content["trajectories"]) == (2, 64, 3)
     keeps_schema(openapi, "post", "/v1/infer", 200, content)
-    assert answer["usage"]["total_tokens"] == sum(answer["usage"][k] for k in ("prompt_tokens", "completion_tokens"))
+    assert answer["usage"]["total_tokens"] == sum(
+        answer["usage"][k] for k in ("prompt_tokens", "completion_tokens")
+    )
 
 
 def test_nvext_goes_before_the_top(running: Running, openapi: dict[str, Any]) -> None:
@@ -115,12 +120,16 @@ def test_vqa(running: Running, openapi: dict[str, Any]) -> None:
     by_text = ask(running, openapi, "/v1/vqa", nim.vqa())
     content = by_text["choices"][0]["message"]["content"]
     asked = nim.vqa()["messages"][0]["content"][0]["text"]
-    by_field = ask(running, openapi, "/v1/vqa", nim.vqa(messages=nim.message(nim.pictures(1)), nvext={"question": asked}))
+    by_field = ask(
+        running, openapi, "/v1/vqa", nim.vqa(messages=nim.message(nim.pictures(1)), nvext={"question": asked})
+    )
     native = ask(running, openapi, "/v1/infer", nim.question(question=asked))
     assert content == by_field["choices"][0]["message"]["content"] == native["answer"]
 
 
-@pytest.mark.parametrize("path", ["health/live", "health/ready", "models", "metadata", "version", "license", "manifest"])
+@pytest.mark.parametrize(
+    "path", ["health/live", "health/ready", "models", "metadata", "version", "license", "manifest"]
+)
 def test_information(running: Running, openapi: dict[str, Any], path: str) -> None:
     answer = running.client.get(f"/v1/{path}")
     keeps_schema(openapi, "get", f"/v1/{path}", 200, answer)
@@ -156,7 +165,10 @@ _MOVED = {**nim.egomotion(), "ego_history_xyz": [[n * 0.5 + 9, 0, 0] for n in ra
     [
         ({"nav_txt": "Turn left"}, "nav_txt: unknown field, ignored"),
         ({"mode": "answer", "question": "What?", "nav_text": "left"}, "nav_text: not used with mode answer"),
-        ({"egomotion": _MOVED}, "egomotion.ego_history_xyz: the last pose is not the origin, expected the ego frame at t0"),
+        (
+            {"egomotion": _MOVED},
+            "egomotion.ego_history_xyz: the last pose is not the origin, expected the ego frame at t0",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_not_used_is_said(running: Running, changes: dict[str, Any], warning: str) -> None:

@@ -40,7 +40,9 @@ def test_shows_a_clip(shown: Any) -> None:
     assert pictures[0][0] == "View of the front left camera"
     assert reasoning_of(shown).endswith(".")
     assert shown.scene().startswith("6 proposed trajectories, ending")
-    stages = shown.driver.execute_script("return [...document.querySelectorAll('#stages li')].map(l => l.className)")
+    stages = shown.driver.execute_script(
+        "return [...document.querySelectorAll('#stages li')].map(l => l.className)"
+    )
     assert stages == ["preprocess", "vision", "prefill", "decode", "expert", "total"]
     blank = "const c = document.getElementById('scene'); return c.getContext('2d')" + (
         ".getImageData(0, 0, c.width, c.height).data.some(v => v > 0)"
@@ -87,7 +89,9 @@ def test_scrubbing_goes_through_time(shown: Any) -> None:
 
     shown.find("time").send_keys(Keys.HOME)
     shown.until(lambda: shown.text("clock") == "1.5 s")
-    shown.until(lambda: shown.driver.execute_script("return document.querySelector('#cameras img').src") != source)
+    shown.until(
+        lambda: shown.driver.execute_script("return document.querySelector('#cameras img').src") != source
+    )
     shown.until(shown.driven)
     assert shown.scene() != before[1]
     assert shown.find("time").get_attribute("aria-valuetext") == "1.5 s"
@@ -159,6 +163,10 @@ def test_fits_and_is_accessible(shown: Any, size: str, scheme: str) -> None:
     )
     assert width <= inner
     found = axe.Axe().run(shown.driver)
-    bad = [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    bad = [
+        (v["id"], [n["html"][:120] for n in v["nodes"]])
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
     assert bad == []
     assert len(found["passes"]) > 15

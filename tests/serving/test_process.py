@@ -118,5 +118,3 @@ def test_tokens_have_to_be_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert main(["serve", "--model", str(CHECKPOINT), "--token-file", str(file)]) == 2
     monkeypatch.setenv("ALPAMAYO_RT_TOKEN", "")
     assert main(["serve", "--model", str(CHECKPOINT)]) == 2
-
-

@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from conftest import Running
 from hypothesis import HealthCheck, Phase, settings
+
+from conftest import Running
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
 
@@ -22,7 +23,12 @@ def _probe(running: Running, examples: int) -> int:
         status_code_conformance,
     )
 
-    checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+    checks = [
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_schema_conformance,
+    ]
     schema = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
     asked = 0
     for found in schema.get_all_operations():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import nim_requests as nim
 import pytest
+
 from conftest import QUICK, Running
 
 
@@ -20,7 +21,8 @@ def connect(running: Running) -> socket.socket:
 
 def head(length: int, path: str = "/v1/infer", more: str = "") -> bytes:
     return (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n{more}\r\n"
     ).encode()
 
 
@@ -104,7 +106,8 @@ def test_too_long_a_body(running: Running) -> None:
         assert b"413" in first_line(sock)
     with connect(running) as sock:  # a length that is not told
         sock.sendall(
-            b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -102,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
         lambda error: say(f"serve: {internal_error(error)}"),
         args.log_requests,
     )
-    server.run(bound)
+    if not server.run(bound):
+        sys.stderr.flush()
+        os._exit(0 if server.worker.model is None else 1)
     return 0
 
 

@@ -78,7 +78,11 @@ class ClipShelf:
             return FIRST_WINDOW * STEP_US, LAST_WINDOW * STEP_US, live_clip(name).t0_us
         first, last = self._dataset.t0_range_us(name, with_future=False)
         steps = (last - first) // STEP_US
-        return first, first + steps * STEP_US, first + min(steps, 40) * STEP_US
+        try:
+            known = (self._dataset.t0_range_us(name)[1] - first) // STEP_US
+        except InputError:  # too short for a true future
+            known = steps
+        return first, first + steps * STEP_US, first + min(known, 40) * STEP_US
 
     def window(self, name: str, t0_us: int) -> Window:
         """Read or draw one time of a clip.

@@ -93,8 +93,12 @@ class Server:
         if self._uvicorn is not None:
             self._uvicorn.should_exit = True
 
-    def run(self, bound: socket.socket) -> None:
+    def run(self, bound: socket.socket) -> bool:
         """Serve until SIGTERM or Ctrl-C; then finish what was taken.
+
+        Returns:
+            Whether all is at rest. If not, a thread still loads, or was left with work by a second signal;
+            Python cannot end a thread, so the process has to end without clearing up.
 
         Raises:
             Exception: what loading raised, or what the engine failed with.
@@ -122,14 +126,16 @@ class Server:
             elif self.worker.state is State.FAILED:
                 server.should_exit = True
 
-        bound.listen(limits.connections)
-        self._say(f"serve: listening on {address}, loading the model")
-        self.worker.start(self._load, self._warm, on_change)
-        asyncio.run(server.serve(sockets=[bound]))
-        self.worker.join()
+        with server.catching_signals():
+            bound.listen(limits.connections)
+            self._say(f"serve: listening on {address}, loading the model")
+            self.worker.start(self._load, self._warm, on_change)
+            asyncio.run(server.serve(sockets=[bound]))
+            rests = self.worker.join(lambda: server.force_exit)
         self.service.close()
         if self.worker.failure is not None:
             raise self.worker.failure
+        return rests
 
 
 def _address(bound: socket.socket) -> str:
@@ -144,9 +150,13 @@ class _Uvicorn(uvicorn.Server):
         super().__init__(config)
         self._worker, self._say = worker, say
 
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        """Nothing: they are caught before uvicorn starts, and until the worker has ended."""
+        return contextlib.nullcontext()
+
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals while serving; a thread other than the first one gets none."""
+    def catching_signals(self) -> Iterator[None]:
+        """Handle signals; a thread other than the first one gets none."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -222,9 +222,21 @@ class Worker:
             if self.state in (State.LOADING, State.READY):
                 self.state = State.STOPPING
 
-    def join(self) -> None:
-        """Wait until everything taken is done."""
+    def join(self, hurried: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until everything taken is done.
+
+        Args:
+            hurried: whether to wait no longer.
+
+        Returns:
+            Whether the thread has ended; one that is still loading is not waited for.
+        """
         self.stop()
         self._queue.put(None)
-        if self._thread is not None and self.model is not None:
-            self._thread.join()
+        if self._thread is None:
+            return True
+        while self._thread.is_alive():
+            if (self.model is None and self.failure is None) or hurried():
+                return False
+            self._thread.join(0.1)
+        return True

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Running
 from PIL import Image
 
 from alpamayo_rt import Model
@@ -18,6 +17,7 @@ from alpamayo_rt.demo.live import live_clip
 from alpamayo_rt.errors import DatasetError
 from alpamayo_rt.serving.clips import ClipShelf, shown
 from alpamayo_rt.serving.refusal import Refusal
+from conftest import Running
 
 
 def test_the_list_and_its_windows(running: Running) -> None:
@@ -30,7 +30,7 @@ def test_the_list_and_its_windows(running: Running) -> None:
     sample, future = live_clip("world-live:0:1", span["t0_us"] + 100_000).read(torch.device("cpu"))
     assert found["navigation"] == sample.navigation
     assert torch.allclose(torch.tensor(found["future"]), future[:, :2])
-    assert [image["name"] for image in found["images"]][0] == "Front left camera"
+    assert found["images"][0]["name"] == "Front left camera"
     data = base64.b64decode(found["images"][1]["src"].partition(",")[2])
     assert Image.open(io.BytesIO(data)).size == (224, 128)
 

@@ -69,11 +69,29 @@ def test_sigterm_loses_nothing_and_kill_leaves_nothing(tmp_path: Path) -> None:
     assert server.end(signal.SIGINT) == 0
 
 
+def test_stopped_while_it_loads_and_stopped_twice() -> None:
+    server = Process("--port", "0", model="nano")
+    assert server.end(signal.SIGTERM) == 0
+    assert not [line for line in server.said if "rror" in line or "terminate" in line], server.said
+
+    server = Process("--port", "0", "--no-warm-up").ready()
+    body = nim.small(num_traj_samples=64, num_diffusion_steps=100)
+    client = threading.Thread(target=_ask_and_be_cut_off, args=(server, body))
+    client.start()
+    while not taken(server):
+        time.sleep(0.02)
+    server.process.send_signal(signal.SIGTERM)
+    while not any("finishing" in line for line in server.said):
+        time.sleep(0.02)
+    assert server.end(signal.SIGTERM, 5) == 1
+    client.join(10)
+
+
 def _ask_and_be_cut_off(server: Process, body: dict[str, Any]) -> None:
     try:
         for _ in range(50):
             nim.post(f"{server.url}/v1/infer", body)
-    except OSError:
+    except (OSError, ValueError):  # cut off, also in the middle of an answer
         return
 
 

@@ -140,8 +140,8 @@ ALPAMAYO_R1 = Family(
     labels_images=False,
     navigation_marks=None,
     stored_statistics=True,
-    released=SIZES_10B_UNLABELLED,
     tasks=(_TRAJECTORY,),
+    released=SIZES_10B_UNLABELLED,
 )
 ALPAMAYO_1_5 = Family(
     model_type="alpamayo1_5",
@@ -153,8 +153,8 @@ ALPAMAYO_1_5 = Family(
     labels_images=True,
     navigation_marks=("<|route_start|>", "<|route_end|>"),
     stored_statistics=False,
-    released=SIZES_10B,
     tasks=(_TRAJECTORY, _QUESTION),
+    released=SIZES_10B,
 )
 
 _DRIVING_SIX, _AROUND_SIX = (0, 1, 2, 3, 5, 6), (0, 1, 2, 3, 4, 5)

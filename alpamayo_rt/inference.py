@@ -164,11 +164,7 @@ class Model:
 
     def stop_rule(self, task: Task) -> StopRule:
         """What a rollout may not say and what ends it."""
-        first = self.config.traj_token_start
-        end = self.config.language.eos_token_id
-        bins = ((first, first + self.config.traj_vocab_size),) if task.masks_bins else ()
-        ends = ((end, end + 1),) if task.masks_end else ()
-        return StopRule(bins + ends, self.tokenizer.future_start if task.closes else None, end)
+        return StopRule.of(task, self.config, self.tokenizer.future_start)
 
     def _answer(
         self,

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from alpamayo_rt.checkpoint import Checkpoint, empty_network, match_tensors
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.model.network import Network
@@ -37,21 +39,51 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         part = parts.setdefault(ours.split(".")[0], {"tensors": 0, "parameters": 0})
         part["tensors"] += 1
         part["parameters"] += weights_in(network, ours, checkpoint.tensors[name].numel)
-    parameters = sum(part["parameters"] for part in parts.values())
-    cameras = config.family.tasks[0].cameras
-    prompt_tokens = _prompt_tokens(config, tokenizer, cameras)
+    prompt_tokens = _prompt_tokens(config, tokenizer, config.family.tasks[0].cameras)
     return {
         "name": checkpoint.name,
-        "family": config.family.model_type,
-        "title": config.family.title,
         "hash": checkpoint.fingerprint(),
         "shards": len({tensor.shard for tensor in checkpoint.tensors.values()}),
         "stored_types": sorted({tensor.dtype for tensor in checkpoint.tensors.values()}),
+        "token_ids": _token_ids(config, tokenizer),
+        "action_statistics": _statistics(checkpoint),
+        "narrowed": _narrowed(checkpoint),
+        **_described(config, network, checkpoint.plan, parts, prompt_tokens),
+    }
+
+
+def inspect_sizes(config: ModelConfig, prompt_tokens: int) -> dict[str, Any]:
+    """Parts, sizes and memory per precision of a model that is not here.
+
+    Args:
+        config: its sizes.
+        prompt_tokens: of the usual request.
+    """
+    with torch.device("meta"):
+        network = Network(config)
+    parts: dict[str, dict[str, int]] = {}
+    for name, parameter in network.named_parameters():
+        part = parts.setdefault(name.split(".")[0], {"tensors": 0, "parameters": 0})
+        part["tensors"] += 1
+        part["parameters"] += parameter.numel()
+    return _described(config, network, None, parts, prompt_tokens)
+
+
+def _described(
+    config: ModelConfig,
+    network: Network,
+    plan: Plan | None,
+    parts: dict[str, dict[str, int]],
+    prompt_tokens: int,
+) -> dict[str, Any]:
+    cameras = config.family.tasks[0].cameras
+    parameters = sum(part["parameters"] for part in parts.values())
+    return {
+        "family": config.family.model_type,
+        "title": config.family.title,
         "parts": {name: parts[name] for name in _PARTS if name in parts},
         "parameters": parameters,
         "sizes": _sizes(config),
-        "token_ids": _token_ids(config, tokenizer),
-        "action_statistics": _statistics(checkpoint),
         "images": {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels},
         "default_input": {
             "images": f"{len(cameras)} × {_FRAMES} of {_HEIGHT}×{_WIDTH}",
@@ -63,9 +95,8 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
             for task in config.family.tasks
         },
         "guidance_weight": config.guidance_weight,
-        "narrowed": _narrowed(checkpoint),
         "cards_gib": CARDS_GIB,
-        "memory_gib": memory_gib(config, network, checkpoint.plan, parameters, prompt_tokens),
+        "memory_gib": memory_gib(config, network, plan, parameters, prompt_tokens),
     }
 
 

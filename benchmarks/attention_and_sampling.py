@@ -38,6 +38,7 @@ from alpamayo_rt.kernels.attention.scratch import (
 )
 from alpamayo_rt.kernels.rollout import operations as rollout
 from alpamayo_rt.kernels.sampling import operations as sampling
+from alpamayo_rt.kernels.skinny import configurations as launches
 
 LAYERS, KV_HEADS, DIM, WAYPOINTS, ROOM, VOCABULARY = 36, 8, 128, 64, 257, 155_697
 SCALE = DIM**-0.5
@@ -137,7 +138,7 @@ def decode_cases(heads: int, rows: int, prefix: int, every: bool) -> list[Case]:
 
         return Case("decode", shape, asdict(configuration), run, check)
 
-    chosen = decode_configuration(rows, KV_HEADS)
+    chosen = decode_configuration(rows, heads, KV_HEADS)
     tried = [chosen]
     if every:
         tried += [
@@ -316,10 +317,12 @@ def main() -> None:
     folder = os.environ.get("OUT")
     parser.add_argument("--out", type=Path, default=Path(folder, "attention.json") if folder else None)
     parser.add_argument("--only", choices=["decode", "expert", "choose", "advance"])
+    parser.add_argument("--overlap", action="store_true", help="kernels start while others drain")
     parser.add_argument("--quick", action="store_true", help="only the configurations that are in use")
     options = parser.parse_args()
     every, started = not options.quick, time.perf_counter()
     torch.manual_seed(0)
+    launches.PROGRAMMATIC_LAUNCH = options.overlap
     groups: list[tuple[str, Callable[[], list[Case]]]] = [
         *(
             ("decode", lambda h=h, r=r, s=s: decode_cases(h, r, s, every and s == 3120))

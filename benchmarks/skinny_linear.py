@@ -30,7 +30,10 @@ from alpamayo_rt.kernels.skinny import configurations, operations
 from alpamayo_rt.kernels.skinny.configurations import Configuration, rows_class
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
 
+DEVICE = "cuda"
 EPS = 1e-6
+WRONG = 1e-2
+"""Relative L2 distance from the float32 twin beyond which a candidate is not one."""
 POOL_BYTES = 1 << 30
 """Weights that a measurement reads in turn: twenty times the L2 cache, so that hardly any come from it."""
 
@@ -67,12 +70,12 @@ KINDS = ("float", "e4m3", "int4")
 # bytes, and block_k grows with them, so that each thread keeps its chunk of a row.
 ONE_ROW = [
     (2, 1024, 4, 1), (4, 1024, 4, 1), (8, 1024, 4, 1), (4, 1024, 4, 4), (2, 2048, 4, 1), (4, 2048, 4, 1),
-    (4, 512, 2, 1), (8, 512, 2, 1), (4, 1024, 2, 1), (8, 2048, 8, 1), (4, 2048, 8, 1), (8, 256, 1, 1),
+    (4, 512, 2, 1), (8, 512, 2, 1), (8, 2048, 8, 1), (4, 2048, 8, 1), (8, 256, 1, 1),
 ]  # fmt: skip
 # block_n, block_k, warps, depth, split; for 64 rows the tensor cores' wide form reads shared memory itself.
 FEW_ROWS = [
     (16, 128, 4, 3, 4), (16, 128, 4, 4, 4), (32, 128, 4, 3, 4), (32, 64, 4, 4, 4), (16, 64, 4, 5, 4),
-    (16, 128, 8, 3, 8), (32, 64, 8, 4, 8), (16, 128, 2, 4, 2), (64, 128, 4, 4, 1), (64, 64, 4, 4, 1),
+    (16, 128, 8, 3, 8), (16, 128, 2, 4, 2), (64, 128, 4, 4, 1), (64, 64, 4, 4, 1),
 ]  # fmt: skip
 
 
@@ -81,14 +84,16 @@ def candidates(rows: int, kind: str, layer: Layer) -> list[Configuration]:
     if rows == 1:
         factor = {"float": 1, "e4m3": 2, "int4": 4}[kind]
         ways = [Configuration(n, k * factor, warps, depth) for n, k, warps, depth in ONE_ROW]
+        ways += [way._replace(ahead=True) for way in ways[:3]]
     else:
         ways = [Configuration(*way) for way in FEW_ROWS]
+        ways += [way._replace(ahead=True) for way in (ways[0], ways[2], ways[4])]
         if kind == "int4":
             ways = [way._replace(block_k=128) for way in ways if way.block_n < 64]
     if layer.operation == "norm_linear_swiglu":  # twice the rows
         ways = [way._replace(block_n=max(way.block_n // 2, 16 if rows > 1 else 1)) for way in ways]
     even = [way for way in ways if layer.inputs % (way.block_k * way.split) == 0]
-    return list(dict.fromkeys(even))[:12]
+    return list(dict.fromkeys(even))
 
 
 def key_of(rows: int, kind: str, layer: Layer) -> configurations.Key:
@@ -183,7 +188,7 @@ def microseconds(run: Callable[[], None], repeats: int) -> float:
 
 def copy_ceiling() -> float:
     """TB/s of a copy on the device, bytes read and written."""
-    source = torch.randn(1 << 29, device="cuda")
+    source = torch.randn(1 << 29, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.nbytes / microseconds(lambda: target.copy_(source), 10) / 1e6
 
@@ -194,12 +199,12 @@ def weight_bytes(weight: SkinnyWeight) -> int:
 
 
 def tune(layer: Layer, rows: int, kind: str, failed: dict[Any, str], ceiling: float) -> dict[str, Any]:
-    """Time all candidates with the overlap, the three best without it too."""
-    buffers = Buffers(layer, rows, "cuda")
-    pool = [make_weight(kind, layer.outputs, layer.inputs, "cuda")]
+    """Time all candidates with the overlap, the best without it too."""
+    buffers = Buffers(layer, rows, DEVICE)
+    pool = [make_weight(kind, layer.outputs, layer.inputs, DEVICE)]
     size = weight_bytes(pool[0])
     pool += [
-        make_weight(kind, layer.outputs, layer.inputs, "cuda")
+        make_weight(kind, layer.outputs, layer.inputs, DEVICE)
         for _ in range(max(1, -(-POOL_BYTES // size) - 1))
     ]
     buffers.out.zero_()
@@ -216,16 +221,21 @@ def tune(layer: Layer, rows: int, kind: str, failed: dict[Any, str], ceiling: fl
             continue
         configurations.TABLE[key_of(rows, kind, layer)] = way
         buffers.out.zero_()
-        buffers.run(pool[0])
+        try:
+            buffers.run(pool[0])
+        except Exception as problem:  # too much shared memory, say
+            failed[layer, rows, kind, way, True] = f"{type(problem).__name__}: {problem}"[:300]
+            print(f"{layer.name} {kind} R={rows} {tuple(way)}: {failed[layer, rows, kind, way, True]}")
+            continue
         error = float((buffers.out.float() - expected).norm() / expected.norm())
         us = microseconds(run, 5) / len(pool)
         measured.append({"way": way, "us": us, "error": error})
-    right = sorted((m for m in measured if m["error"] < 1e-2), key=lambda m: m["us"])
+    right = sorted((m for m in measured if m["error"] < WRONG), key=lambda m: m["us"])
     if not right:
         print(f"{layer.name} {kind} R={rows}: no candidate gives the right result: {measured} {failed}")
         sys.exit(1)
     configurations.PROGRAMMATIC_LAUNCH = False
-    for one in right[:2]:
+    for one in right[:1]:
         configurations.TABLE[key_of(rows, kind, layer)] = one["way"]
         one["us_apart"] = microseconds(run, 5) / len(pool)
     configurations.PROGRAMMATIC_LAUNCH = True
@@ -250,12 +260,12 @@ def tune(layer: Layer, rows: int, kind: str, failed: dict[Any, str], ceiling: fl
 def whole_step(kind: str, rows_list: list[int], ceiling: float) -> list[dict[str, Any]]:
     """All linear layers of a decode step of the 8b model in one graph, each layer with weights of its own."""
     *block, head = MODELS["8b"]
-    weights = [[make_weight(kind, x.outputs, x.inputs, "cuda") for x in block] for _ in range(DECODER_LAYERS)]
-    last = make_weight(kind, head.outputs, head.inputs, "cuda")
+    weights = [[make_weight(kind, x.outputs, x.inputs, DEVICE) for x in block] for _ in range(DECODER_LAYERS)]
+    last = make_weight(kind, head.outputs, head.inputs, DEVICE)
     size = sum(weight_bytes(w) for layer in weights for w in layer) + weight_bytes(last)
     results = []
     for rows in rows_list:
-        buffers, end = [Buffers(layer, rows, "cuda") for layer in block], Buffers(head, rows, "cuda")
+        buffers, end = [Buffers(layer, rows, DEVICE) for layer in block], Buffers(head, rows, DEVICE)
 
         def run(buffers: list[Buffers] = buffers, end: Buffers = end) -> None:
             for layer in weights:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from random_checkpoint import write_random_super
 from situations import GOLDEN, SHIPPED
 
 from alpamayo_rt import Model, load
@@ -40,6 +41,18 @@ def model_1_5() -> Model:
 def model_r1(golden: Path) -> Model:
     """The tiny Alpamayo R1, float32 on the CPU."""
     return load(str(golden / "alpamayo_r1" / "model" / "checkpoint"), "eager", "fp32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def super_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Alpamayo 2 Super with random weights in five shards; not to be changed."""
+    return write_random_super(tmp_path_factory.mktemp("super") / "checkpoint", 5)
+
+
+@pytest.fixture(scope="session")
+def model_2_super(super_folder: Path) -> Model:
+    """The same, float32 on the CPU."""
+    return load(str(super_folder), "eager", "fp32", "cpu")
 
 
 @pytest.fixture(scope="session", params=["alpamayo1_5", "alpamayo_r1"])

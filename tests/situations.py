@@ -12,6 +12,8 @@ from alpamayo_rt import Sample
 
 _TESTS = Path(__file__).parent
 SHIPPED = _TESTS / "data" / "alpamayo1_5"
+SHIPPED_SUPER = _TESTS / "data" / "alpamayo2_super"
+"""Configuration and tokenizer, no weights (`random_checkpoint.py` makes some)."""
 GOLDEN = Path(os.environ.get("ALPAMAYO_RT_GOLDEN", _TESTS.parent.parent / "shared" / "golden"))
 
 CASES = [
@@ -23,7 +25,17 @@ CASES = [
     ("alpamayo1_5", "vqa"),
     ("alpamayo_r1", "greedy6"),
     ("alpamayo_r1", "multiseq4"),
+    ("alpamayo2_super", "action"),
+    ("alpamayo2_super", "auto_labeling"),
+    ("alpamayo2_super", "greedy6"),
+    ("alpamayo2_super", "meta_action"),
+    ("alpamayo2_super", "multiseq4"),
+    ("alpamayo2_super", "nav"),
+    ("alpamayo2_super", "nav_cfg"),
+    ("alpamayo2_super", "preprocess_1080p"),
+    ("alpamayo2_super", "vqa"),
 ]
+DRIVING_CASES = ("greedy6", "multiseq4", "nav", "nav_cfg")
 
 
 def straight_history(speed: float = 5.0, poses: int = 16) -> tuple[torch.Tensor, torch.Tensor]:

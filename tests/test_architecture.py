@@ -33,6 +33,7 @@ FORBIDDEN = {
     "prompt": ["engine", "model", "verify", "cli", "inference", "loading", "checkpoint", "hub"],
     "sample": ["engine", "model", "prompt", "verify", "cli", "inference", "loading", "checkpoint"],
     "engine": [
+        "bench",
         "cli",
         "export",
         "tensorrt",
@@ -73,12 +74,14 @@ FORBIDDEN = {
         "training",
         "verify",
     ],
-    "verify": ["cli", "serving", "evaluation", "loading"],
+    "bench": ["cli", "demo", "training", "export", "tensorrt", "serving", "evaluation"],
+    "sizes": ["config", "engine", "prompt", "sample", "model", "action", "verify", "cli"],
+    "verify": ["bench", "cli", "serving", "evaluation", "loading"],
     "config": ["engine", "prompt", "sample", "model", "action", "verify", "cli", "checkpoint"],
     "families": ["config", "engine", "prompt", "sample", "model", "action", "verify", "cli"],
     "errors": ["config", "families", "engine", "prompt", "sample", "model", "action", "verify", "cli"],
     "settings": ["prompt", "sample", "model", "action", "verify", "cli", "inference"],
-    "inference": ["cli", "verify", "loading", "serving", "evaluation"],
+    "inference": ["bench", "cli", "verify", "loading", "serving", "evaluation"],
     "quantization": ["demo", "verify", "cli", "serving", "evaluation"],
     "checkpoint": ["engine", "prompt", "sample", "verify", "cli", "inference", "loading"],
 }
@@ -157,9 +160,10 @@ def test_only_the_family_table_asks_for_a_family_by_name(path: Path) -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
             assert "alpamayo_r1" not in node.value, node.lineno
             assert "alpamayo1_5" not in node.value, node.lineno
+            assert "alpamayo2_super" not in node.value, node.lineno
         if isinstance(node, ast.Name | ast.Attribute):
             name = node.id if isinstance(node, ast.Name) else node.attr
-            assert name not in ("ALPAMAYO_R1", "ALPAMAYO_1_5"), node.lineno
+            assert name not in ("ALPAMAYO_R1", "ALPAMAYO_1_5", "ALPAMAYO_2_SUPER"), node.lineno
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -102,25 +102,40 @@ class Work:
         }
 
 
-def weight_bytes(module: nn.Module) -> int:
-    """Bytes of a module's parameters."""
+@dataclass(frozen=True)
+class PartBytes:
+    """Bytes of weights: those that a token of each part has to read, and all; is the language model FP8?"""
+
+    vision: int
+    language: int
+    expert: int
+    total: int
+    fp8: bool
+
+
+def part_bytes(network: Network) -> PartBytes:
+    """Of a network as it was loaded. One row of the embeddings is read, so they do not count."""
+    language = _bytes(network.language) - _bytes(network.language.embed_tokens)
+    fp8 = any(isinstance(module, Fp8Linear) for module in network.language.layers.modules())
+    return PartBytes(_bytes(network.vision), language, _bytes(network.expert), _bytes(network), fp8)
+
+
+def _bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
-def stage_work(network: Network, config: ModelConfig, request: Request, itemsize: int) -> dict[str, Work]:
+def stage_work(weights: PartBytes, config: ModelConfig, request: Request, itemsize: int) -> dict[str, Work]:
     """The work of each stage of a workload.
 
     Args:
-        network: as it runs, for the bytes of its weights.
-        config: its sizes.
+        weights: bytes of the parts.
+        config: sizes.
         request: prompt length, images, candidates, sequences.
         itemsize: bytes of a value of cache and activations.
     """
     text, expert = config.language, config.expert
     length, w = len(request.prompt), request.workload
     slot = 2 * text.num_layers * text.num_kv_heads * text.head_dim * itemsize
-    language = weight_bytes(network.language) - weight_bytes(network.language.embed_tokens)
-    fp8 = any(isinstance(module, Fp8Linear) for module in network.language.layers.modules())
     # Half of the tokens said lie in the cache on average.
     held = length + w.sequences * w.passes // 2
     own = w.candidates * config.action_space.n_waypoints
@@ -130,12 +145,12 @@ def stage_work(network: Network, config: ModelConfig, request: Request, itemsize
     causal = length * (length + 1) / 2
     decode = _decoder_flop(text, w.sequences, w.sequences * (length + w.passes / 2)) + w.sequences * head
     return {
-        "vision": _vision_work(network, config.vision, request, itemsize),
-        "prefill": Work(_decoder_flop(text, length, causal) + head, language + slot * length, fp8),
-        "decode_step": Work(decode, language + slot * held, fp8),
-        "expert_step": Work(
-            _decoder_flop(expert, own, own * seen), weight_bytes(network.expert) + slot * read_by_expert
+        "vision": _vision_work(weights.vision, config.vision, request, itemsize),
+        "prefill": Work(
+            _decoder_flop(text, length, causal) + head, weights.language + slot * length, weights.fp8
         ),
+        "decode_step": Work(decode, weights.language + slot * held, weights.fp8),
+        "expert_step": Work(_decoder_flop(expert, own, own * seen), weights.expert + slot * read_by_expert),
     }
 
 
@@ -146,7 +161,7 @@ def _decoder_flop(c: TextConfig, tokens: float, pairs: float) -> float:
     return c.num_layers * (2.0 * tokens * weights + 4.0 * pairs * queries)
 
 
-def _vision_work(network: Network, c: VisionConfig, request: Request, itemsize: int) -> Work:
+def _vision_work(weights: int, c: VisionConfig, request: Request, itemsize: int) -> Work:
     # Of frames seen before only the newest of each camera is encoded.
     share = 1 / FRAMES if request.workload.cached else 1.0
     patches = [h * w for _, h, w in request.images.grid.tolist()]
@@ -159,4 +174,4 @@ def _vision_work(network: Network, c: VisionConfig, request: Request, itemsize: 
     flop += (1 + len(c.deepstack_layers)) * 2.0 * tokens * merged * (merged + c.out_hidden_size)
     written = (1 + len(c.deepstack_layers)) * tokens * c.out_hidden_size * itemsize
     read = total * request.images.pixel_values.shape[1] * itemsize
-    return Work(flop, weight_bytes(network.vision) + read + written)
+    return Work(flop, weights + read + written)

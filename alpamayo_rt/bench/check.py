@@ -17,7 +17,7 @@ import torch
 
 from alpamayo_rt.bench.random_model import streamed_network
 from alpamayo_rt.bench.weights import Weights
-from alpamayo_rt.bench.workloads import LIMIT, SAMPLING, Request
+from alpamayo_rt.bench.workloads import SAMPLING, Request
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine.hand_off import hand_off
@@ -66,16 +66,14 @@ def observe(engine: Engine, request: Request, step_by_step: bool) -> Observed:
     w, waypoints = request.workload, engine.config.action_space.n_waypoints
     features = engine.encode_images(request.images, None)
     vision = _stacked(features)
-    room = w.sequences * LIMIT + w.candidates * waypoints
-    cache, logits = engine.prefill(request.prompt, features, room)
+    cache, logits = engine.prefill(request.prompt, features, request.room(engine.config))
     logits = logits.float().cpu()
     said = request.said()
     if step_by_step:
         engine.reason(cache, logits.to(engine.device), SAMPLING, request.rule, request.uniforms, request.forced)
     else:
         engine.append(cache, range(w.sequences), said)
-    reads = list(range(w.candidates)) if w.multi_seq else [0] * w.candidates
-    handed = hand_off(cache, said, reads, request.rule.closing, waypoints)
+    handed = hand_off(cache, said, request.reads(), request.rule.closing, waypoints)
     tails = [cache.sequence_slots(s)[cache.prompt_length :] for s in range(w.sequences)]
     slots = torch.cat([cache.sequence_slots(0)[: cache.prompt_length], *tails]).to(cache.keys.device)
     keys, values = cache.keys[:, :, slots].cpu(), cache.values[:, :, slots].cpu()

@@ -19,7 +19,7 @@ _CHECKS = ("vision", "prefill_logits", "cache", "velocity", "action")
 def markdown(record: Record) -> str:
     """A record as Markdown: where it comes from, one table a family, then the checks."""
     families = list(dict.fromkeys(result["family"] for result in record["results"]))
-    torch = record["versions"]["torch"]
+    torch = record["versions"].get("torch", "unknown")
     parts = [f"{record['device']}, {record['date']}, torch {torch}; medians in milliseconds:"]
     for family in families:
         results = [result for result in record["results"] if result["family"] == family]
@@ -32,10 +32,10 @@ def markdown(record: Record) -> str:
 
 
 def _times(result: dict[str, Any]) -> tuple[str, ...]:
-    stages = result.get("stages_ms", {})
+    stages = result["stages_ms"]
     names = ("total_ms", "p90_ms", "p99_ms", "end_to_end_ms")
     times = [result.get(name) for name in names]
-    times += [stages.get(name) for name in ("vision", "prefill", "decode_step", "expert_step")]
+    times += [stages[name] for name in ("vision", "prefill", "decode_step", "expert_step")]
     cells = ["" if value is None else f"{value:.2f}" if value < 100 else f"{value:.1f}" for value in times]
     peak = result.get("peak_gib")
     return (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,6 @@ from alpamayo_rt.action.unicycle import Unicycle
 from alpamayo_rt.bench.workloads import SAMPLING, Request
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.base import FINISHED, Engine, Rollout
-from alpamayo_rt.engine.hand_off import HandOff, hand_off
 from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.model.network import Network
@@ -36,6 +36,11 @@ def unicycle_of(network: Network, config: ModelConfig) -> Unicycle:
     )
 
 
+_PIPELINES = itertools.count()
+_WINDOWS = 1_000_000
+"""More than a pipeline will ever show: its frames must not be those of one before, which an engine may keep."""
+
+
 @dataclass
 class Pipeline:
     """A request on an engine.
@@ -50,52 +55,52 @@ class Pipeline:
     engine: Engine
     unicycle: Unicycle
     request: Request
-    window: int = field(default=0, init=False)
+    window: int = field(default_factory=lambda: next(_PIPELINES) * _WINDOWS, init=False)
 
     def from_frames(self) -> torch.Tensor:
         """Raw frames on the host → trajectories (K, W, 3) on the host."""
         images = prepare_images(self.request.sample, self.engine.config, self.engine.device)
-        return self._drive(images, self.request.prompt_of(images), _unmarked)
+        return self._integrate(self._run(images, self.request.prompt_of(images), _unmarked)[0])
 
     def from_patches(self, mark: Mark = _unmarked) -> torch.Tensor:
         """Patches on the device → trajectories (K, W, 3) on the host."""
-        return self._drive(self.request.images, self.request.prompt, mark)
+        return self._integrate(self._run(self.request.images, self.request.prompt, mark)[0])
 
-    def reach_hand_off(self, mark: Mark = _unmarked) -> tuple[HandOff, torch.Tensor, Rollout]:
-        """What the expert reads, the prompt's last logits, and what was said."""
-        return self._until_hand_off(self.request.images, self.request.prompt, mark)
+    def check(self) -> None:
+        """Run once and see that it is the workload that runs.
 
-    def _drive(self, images: Images, prompt: Prompt, mark: Mark) -> torch.Tensor:
-        handed, _, _ = self._until_hand_off(images, prompt, mark)
-        action = self.engine.denoise(self.request.noise, self.request.workload.steps, handed)
-        mark("expert")
+        Raises:
+            EngineError: the engine did not say what it was made to say, or the cache holds something else.
+        """
+        _, rollout, cache = self._run(self.request.images, self.request.prompt, _unmarked)
+        check_rollout(self.request, rollout, cache, len(self.request.prompt))
+
+    def _integrate(self, action: torch.Tensor) -> torch.Tensor:
         xyz, rot = self.request.sample.history_xyz, self.request.sample.history_rot
         assert xyz is not None
         assert rot is not None
         return self.unicycle.integrate(action.cpu(), xyz, rot)[0]
 
-    def _until_hand_off(
-        self, images: Images, prompt: Prompt, mark: Mark
-    ) -> tuple[HandOff, torch.Tensor, Rollout]:
+    def _run(self, images: Images, prompt: Prompt, mark: Mark) -> tuple[torch.Tensor, Rollout, KvCache]:
+        """Normalized actions, what was said, and the cache."""
         request, workload, engine = self.request, self.request.workload, self.engine
         self.window += 1
         features = engine.encode_images(images, request.frame_ids(self.window))
         mark("vision")
-        waypoints = engine.config.action_space.n_waypoints
-        room = workload.sequences * SAMPLING.max_generate_length + workload.candidates * waypoints
-        cache, logits = engine.prefill(prompt, features, room)
+        cache, logits = engine.prefill(prompt, features, request.room(engine.config))
         mark("prefill")
-        rollout = engine.reason(cache, logits, SAMPLING, request.rule, request.uniforms, forced=request.forced)
-        mark("decode")
-        reads = list(range(workload.candidates)) if workload.multi_seq else [0] * workload.candidates
-        return hand_off(cache, rollout.tokens, reads, request.rule.closing, waypoints), logits, rollout
+        rollout, action = engine.drive(
+            cache, logits, SAMPLING, request.rule, request.uniforms, request.reads(), request.noise,
+            workload.steps, mark, forced=request.forced,
+        )  # fmt: skip
+        return action, rollout, cache
 
 
 def check_rollout(request: Request, rollout: Rollout, cache: KvCache, prompt_tokens: int) -> None:
     """Refuse to time something else than the workload.
 
     Raises:
-        EngineError: the engine did not say what it was made to say, or the cache holds something else.
+        EngineError: see `Pipeline.check`.
     """
     wanted, passes = request.said(), request.workload.passes
     if rollout.tokens != wanted or set(rollout.stop_reasons) != {FINISHED}:

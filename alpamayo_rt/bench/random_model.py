@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from alpamayo_rt.bench.weights import Filler, Streamed, Weights
+from alpamayo_rt.bench.weights import Filler, Streamed, StreamedEmbedding, StreamedHead, Weights
 from alpamayo_rt.checkpoint import materialize_buffers
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.model.network import Network
@@ -37,22 +37,23 @@ def streamed_network(
     """The same network with nothing but small tensors in memory: a layer is there while it runs."""
     network, filler = _empty(config, weights, device, dtype, precision)
     vision, language, expert = network.vision, network.language, network.expert
-    large: list[tuple[str, nn.Module]] = [
-        ("language.embed_tokens", language.embed_tokens),
-        ("language.lm_head", language.lm_head),
-    ]
-    large += [(f"vision.blocks.{i}", block) for i, block in enumerate(vision.blocks)]
-    large += [("vision.merger", vision.merger)]
-    large += [
-        (f"vision.deepstack_merger_list.{i}", merger) for i, merger in enumerate(vision.deepstack_merger_list)
-    ]
-    for path, decoder in (("language", language), ("expert.decoder", expert.decoder)):
-        large += [(f"{path}.layers.{i}", layer) for i, layer in enumerate(decoder.layers)]
-    for path, _ in large:
+    large: list[tuple[str, nn.Module]] = [("vision.merger", vision.merger)]
+    for path, parts in (
+        ("vision.blocks", vision.blocks),
+        ("vision.deepstack_merger_list", vision.deepstack_merger_list),
+        ("language.layers", language.layers),
+        ("expert.decoder.layers", expert.decoder.layers),
+    ):
+        large += [(f"{path}.{i}", part) for i, part in enumerate(parts)]
+    streams: dict[str, nn.Module] = {path: Streamed(module, path, filler) for path, module in large}
+    table, head = "language.embed_tokens", "language.lm_head"
+    streams[table] = StreamedEmbedding(language.embed_tokens, table, filler)
+    streams[head] = StreamedHead(language.lm_head, head, filler)
+    for path in streams:
         network.set_submodule(path, nn.Identity())
     Filler(weights, dtype).fill(network, "")
-    for path, module in large:
-        network.set_submodule(path, Streamed(module, path, filler))
+    for path, stream in streams.items():
+        network.set_submodule(path, stream)
     return network.eval()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from alpamayo_rt.atomic import write_atomically
+from alpamayo_rt.bench.timing import STAGES
 from alpamayo_rt.errors import InputError
 
 Record = dict[str, Any]
@@ -38,7 +39,7 @@ def _processor() -> str:
 
 
 def clocks(device: torch.device) -> dict[str, str] | None:
-    """What the driver says of clocks and power, asked and nothing else; None on the CPU or without the tool."""
+    """What the driver says of clocks and power, asked and nothing else; None on the CPU or without it."""
     if device.type != "cuda":
         return None
     fields = "clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
@@ -65,7 +66,7 @@ def new_record(device: torch.device, command: str, versions: Mapping[str, str]) 
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "command": command,
         "versions": {**versions, **more},
-        "clocks": clocks(device),
+        "clocks": None,
         "results": [],
     }
 
@@ -87,8 +88,9 @@ def read_record(path: Path) -> Record:
         raise InputError(f"{path}: missing, expected a record of alpamayo-rt bench") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(value, dict) or not isinstance(value.get("device"), str):
-        raise InputError(f"{path}: device missing, expected a record of alpamayo-rt bench")
+    for field, kind in (("device", str), ("date", str), ("command", str), ("versions", dict)):
+        if not isinstance(value, dict) or not isinstance(value.get(field), kind):
+            raise InputError(f"{path}: {field} missing, expected a record of alpamayo-rt bench")
     results = value.get("results")
     if not isinstance(results, list) or not results:
         raise InputError(f"{path}: results missing, expected a record of alpamayo-rt bench")
@@ -103,16 +105,21 @@ def _check_result(result: object, where: str) -> None:
     for field in KEY:
         if not isinstance(result.get(field), str):
             raise InputError(f"{where}.{field}: missing, expected a text")
+    stages = result.get("stages_ms")
+    if not isinstance(stages, dict) or not set(STAGES) <= set(stages):
+        raise InputError(f"{where}.stages_ms: {stages!r:.60}, expected {', '.join(STAGES)}")
+    for name in ("peak_gib", "n"):
+        if isinstance(result.get(name), bool) or not isinstance(result.get(name), int | float):
+            raise InputError(f"{where}.{name}: {result.get(name)!r}, expected a number")
     for name, value in times_of(result).items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise InputError(f"{where}: {name} {value!r}, expected milliseconds above 0")
 
 
 def times_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The medians of a result by name: stages, total, end to end; those that it has."""
-    stages = result.get("stages_ms")
-    times = dict(stages) if isinstance(stages, dict) else {}
+    """The medians of a result by name: stages, total, end to end where it has that."""
+    times = dict(result["stages_ms"])
     times["total"] = result.get("total_ms")
-    if result.get("end_to_end_ms") is not None:
+    if "end_to_end_ms" in result:
         times["end_to_end"] = result["end_to_end_ms"]
-    return {name: value for name, value in times.items() if value is not None or name == "total"}
+    return times

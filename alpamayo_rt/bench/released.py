@@ -29,6 +29,11 @@ def find_released(model_type: str) -> tuple[Family, ReleasedSizes]:
     return family, family.released
 
 
+def usual_tokens(sizes: ReleasedSizes, frames: int = 4, image_tokens: int = 180) -> int:
+    """Prompt tokens of the usual driving request."""
+    return len(sizes.cameras) * frames * image_tokens + sizes.text_tokens
+
+
 def special_id(family: Family, name: str) -> int:
     """The id of one of the family's own tokens, in the release."""
     return FIRST_TRAJECTORY_ID + TRAJECTORY_IDS + family.special_tokens.index(name)

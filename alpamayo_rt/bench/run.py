@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from alpamayo_rt.bench.timing import Say, measure, soak
 from alpamayo_rt.bench.workloads import WORKLOADS, Workload, choose_workloads
 from alpamayo_rt.engine.base import Engine
 
-_COMPARED_RUNS = 5
+_COMPARED_RUNS = 3
 """The eager engine takes seconds a run; its median needs no more."""
 
 
@@ -57,31 +58,31 @@ class Job:
     seed: int = 0
 
 
-def run_job(job: Job, say: Say, keep: Callable[[dict[str, Any]], None]) -> Ceilings:
+def job_ceilings(job: Job, say: Say) -> Ceilings:
+    """What the job's device can do."""
+    say("copy and matrix products of this device")
+    return measure_ceilings(job.device, torch.bfloat16 if job.device.type == "cuda" else torch.float32)
+
+
+def run_job(job: Job, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, Any]], None]) -> None:
     """Time everything.
 
     Args:
         job: what.
+        ceilings: of its device.
         say: told one line a stage.
-        keep: given each result as soon as it is complete.
-
-    Returns:
-        The ceilings measured in this run.
+        keep: given each result as soon as it is timed; its check is added to it later.
 
     Raises:
         AlpamayoError: something asked for is not there.
     """
     # A name that is wrong shall not be noticed after minutes.
     choose_workloads(job.workloads, True, job.candidates, job.tokens, job.steps)
-    say("copy and matrix products of this device")
-    matrix = torch.bfloat16 if job.device.type == "cuda" else torch.float32
-    ceilings = measure_ceilings(job.device, matrix)
     for precision in job.precisions:
         subject = open_subject(job.model, job.family, precision, job.device, job.seed, say)
         _time_subject(job, subject, ceilings, say, keep)
         del subject
         _release(job.device)
-    return ceilings
 
 
 def _time_subject(
@@ -89,22 +90,33 @@ def _time_subject(
 ) -> None:
     compared: list[dict[str, Any]] = []
     if job.compare and job.engine != "eager":
+        # First: the other one may lay the weights out as it likes.
         eager = subject.engine("eager", job.device)
         names = [name for name in job.workloads or WORKLOADS if not WORKLOADS[name].cached]
-        few = min(job.repetitions, _COMPARED_RUNS)
-        compared = list(_time_engine(job, subject, eager, names, few, 0, ceilings, say))
+        quick = replace(job, repetitions=min(job.repetitions, _COMPARED_RUNS), warm_up=1, soak=0)
+        compared = list(_time_engine(quick, subject, eager, names, ceilings, say))
         del eager
         _release(job.device)
+    start = time.perf_counter()
     engine = subject.engine(job.engine, job.device)
-    results = list(_time_engine(job, subject, engine, job.workloads, job.repetitions, job.soak, ceilings, say))
+    first = choose_workloads(job.workloads, engine.reuses_frames, job.candidates, job.tokens, job.steps)[0]
+    request = subject.request(first)
+    Pipeline(engine, subject.unicycle, request).from_patches()
+    ready = time.perf_counter() - start
+    say(f"{engine.name} {engine.precision}: first trajectory after {ready:.1f} s")
+    results = []
+    for result in _time_engine(job, subject, engine, job.workloads, ceilings, say):
+        result["first_trajectory_s"] = round(ready, 3)
+        results.append(result)
+        keep(result)
+    if engine.name != "eager":
+        for result in compared:
+            keep(result)
     if job.check and subject.weights is not None:
-        first = choose_workloads(job.workloads, engine.reuses_frames, job.candidates, job.tokens, job.steps)[0]
-        request = subject.request(first)
+        _release(job.device)
         found = check(engine, subject.weights, request, lambda line: say(f"check: {line}"))
         for result in results:
             result["check"] = found
-    for result in [*results, *(compared if engine.name != "eager" else [])]:
-        keep(result)
 
 
 def _time_engine(
@@ -112,8 +124,6 @@ def _time_engine(
     subject: Subject,
     engine: Engine,
     names: Iterable[str] | None,
-    repetitions: int,
-    requests: int,
     ceilings: Ceilings,
     say: Say,
 ) -> Iterable[dict[str, Any]]:
@@ -123,20 +133,21 @@ def _time_engine(
         told = _titled(say, title)
         request = subject.request(workload)
         pipeline = Pipeline(engine, subject.unicycle, request)
-        figures = measure(pipeline, repetitions, job.warm_up, told)
+        figures = measure(pipeline, job.repetitions, job.warm_up, told)
         result: dict[str, Any] = {
             "workload": workload.name,
             "family": subject.config.family.model_type,
             "engine": engine.name,
             "precision": engine.precision,
             **figures.to_json(),
+            "weights_gib": round(subject.bytes.total / 2**30, 3),
             "settings": _settings(workload),
             "model": subject.model,
         }
-        work = stage_work(subject.network, subject.config, request, engine.dtype.itemsize)
+        work = stage_work(subject.bytes, subject.config, request, engine.dtype.itemsize)
         result["achieved"] = _achieved(work, result["stages_ms"], ceilings)
-        if requests and workload is chosen[0]:
-            result["soak"] = soak(pipeline, requests, told)
+        if job.soak and workload is chosen[0]:
+            result["soak"] = soak(pipeline, job.soak, told)
         told(f"{result['total_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms")
         yield result
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from alpamayo_rt.action.unicycle import Unicycle
+from alpamayo_rt.bench.ceilings import PartBytes, part_bytes
 from alpamayo_rt.bench.pipeline import unicycle_of
 from alpamayo_rt.bench.random_model import build_network, network_bytes
 from alpamayo_rt.bench.released import find_released, released_config
@@ -34,6 +35,7 @@ class Subject:
 
     Attributes:
         network: on the device.
+        bytes: of the weights of each part, before an engine lays them out as it likes.
         config: its sizes.
         unicycle: with its statistics.
         precision: what it is called.
@@ -44,6 +46,7 @@ class Subject:
     """
 
     network: Network
+    bytes: PartBytes
     config: ModelConfig
     unicycle: Unicycle
     precision: str
@@ -80,6 +83,7 @@ def open_checkpoint_subject(model: str, precision: str, device: torch.device, sa
     narrowed = loaded.checkpoint.plan is not None
     return Subject(
         engine.network,
+        part_bytes(engine.network),
         loaded.config,
         loaded.unicycle,
         engine.precision,
@@ -111,6 +115,7 @@ def make_random_subject(model_type: str, precision: str, device: torch.device, s
     network = build_network(config, weights, device, dtype, precision)
     return Subject(
         network,
+        part_bytes(network),
         config,
         unicycle_of(network, config),
         precision,

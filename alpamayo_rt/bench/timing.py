@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from alpamayo_rt.bench.pipeline import Pipeline, check_rollout
+from alpamayo_rt.bench.pipeline import Pipeline
 
 STAGES = ("vision", "prefill", "decode_step", "expert_step")
 Say = Callable[[str], None]
@@ -31,6 +31,7 @@ class Figures:
     end_to_end: list[float]
     stages: dict[str, list[float]]
     peak_gib: float
+    reserved_gib: float
     prompt_tokens: int
 
     def to_json(self) -> dict[str, object]:
@@ -45,6 +46,7 @@ class Figures:
             "end_to_end_p99_ms": _ms(percentile(end, 0.99)),
             "stages_ms": {name: _ms(statistics.median(self.stages[name])) for name in STAGES},
             "peak_gib": round(self.peak_gib, 3),
+            "reserved_gib": round(self.reserved_gib, 3),
             "n": len(self.totals),
             "prompt_tokens": self.prompt_tokens,
         }
@@ -58,7 +60,7 @@ class Marks:
     """Times of the ends of stages: events on the device's stream, or readings of the host's clock."""
 
     def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
+        self._cuda, self._device = device.type == "cuda", device
         self._marks: list[tuple[str, torch.cuda.Event | float]] = []
         self("start")
 
@@ -66,7 +68,7 @@ class Marks:
         """The stage `name` ends here."""
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             self._marks.append((name, event))
         else:
             self._marks.append((name, time.perf_counter()))
@@ -74,7 +76,7 @@ class Marks:
     def milliseconds(self) -> dict[str, float]:
         """Stage → its time since the mark before; waits for the device."""
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         out = {}
         for (_, before), (name, after) in zip(self._marks, self._marks[1:], strict=False):
             if isinstance(before, torch.cuda.Event) and isinstance(after, torch.cuda.Event):
@@ -109,9 +111,7 @@ def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say) -> Fig
     for _ in range(max(warm_up, 1)):
         pipeline.from_frames()
         pipeline.from_patches()
-    handed, _, rollout = pipeline.reach_hand_off()
-    check_rollout(request, rollout, handed.cache, len(request.prompt))
-    del handed, rollout
+    pipeline.check()
     reset_peak(device)
     say(f"patches to trajectories, {repetitions} runs")
     totals = [clocked(pipeline.from_patches, engine.synchronize) for _ in range(repetitions)]
@@ -131,7 +131,7 @@ def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say) -> Fig
         "decode_step": [lap["decode"] / workload.passes for lap in laps],
         "expert_step": [lap["expert"] / workload.steps for lap in laps],
     }
-    return Figures(totals, end_to_end, stages, peak, len(request.prompt))
+    return Figures(totals, end_to_end, stages, peak, held_mib(device) / 1024, len(request.prompt))
 
 
 @torch.inference_mode()

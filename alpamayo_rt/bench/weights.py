@@ -14,12 +14,14 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from alpamayo_rt.checkpoint import Checkpoint, checkpoint_name
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.quantization.plan import Plan
 
 _CLOSES_A_BRANCH = ("o_proj.weight", "down_proj.weight", "attn.proj.weight", "mlp.linear_fc2.weight")
+_ROWS = 16_384
 _HEAD_GAIN = 4.0
 """Logits of about this standard deviation: a few tokens are likely, as in a trained model."""
 
@@ -42,7 +44,8 @@ class RandomWeights:
     def read(self, name: str, shape: torch.Size) -> torch.Tensor:
         """See `Weights`; bfloat16, as releases are."""
         generator = torch.Generator(self.device)
-        generator.manual_seed(self.seed << 32 | zlib.crc32(name.encode()))
+        # 32 bits: the generator of the CPU looks at no more.
+        generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
         drawn = torch.empty(shape, device=self.device, dtype=torch.bfloat16).normal_(generator=generator)
         if name.endswith("bias"):
             return drawn.mul_(0.02)
@@ -92,6 +95,10 @@ class Filler:
     plan: Plan | None = None
     narrowed: frozenset[str] = frozenset()
 
+    def table(self, module: nn.Module, path: str) -> torch.Tensor:
+        """The one weight of a module, as it is stored."""
+        return self.weights.read(f"{path}.weight", module.get_parameter("weight").shape)
+
     def fill(self, module: nn.Module, path: str) -> nn.Module:
         """Fill a module called `path` in `Network`, in place, or give back another to put in its place."""
         narrow = self.plan is not None and path in self.narrowed
@@ -119,3 +126,24 @@ class Streamed(nn.Module):
     def forward(self, *args: object) -> object:
         """Run the module."""
         return self._filler.fill(copy.deepcopy(self._template), self._path)(*args)
+
+
+class StreamedEmbedding(Streamed):
+    """Looks up rows first and converts them then: a table in float32 is gigabytes."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """(N,) → (N, hidden)."""
+        return F.embedding(ids, self._filler.table(self._template, self._path)).to(self._filler.dtype)
+
+
+class StreamedHead(Streamed):
+    """Converts a part of the rows at a time, where they have to be converted."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """(…, hidden) → (…, vocabulary)."""
+        if self._path in self._filler.narrowed:
+            return super().forward(x)  # type: ignore[return-value]
+        table = self._filler.table(self._template, self._path)
+        if table.dtype == x.dtype:
+            return F.linear(x, table)
+        return torch.cat([F.linear(x, rows.to(x.dtype)) for rows in table.split(_ROWS)], -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -140,16 +141,24 @@ class Request:
             (camera, window + frame) for camera in cameras for frame in range(self.sample.frames_per_camera)
         ]
 
+    def reads(self) -> list[int]:
+        """The sequence of each candidate."""
+        w = self.workload
+        return list(range(w.candidates)) if w.multi_seq else [0] * w.candidates
+
+    def room(self, config: ModelConfig) -> int:
+        """Slots behind the prompt, as `Model.infer` sets them aside."""
+        return self.workload.sequences * LIMIT + self.workload.candidates * config.action_space.n_waypoints
+
     def said(self) -> list[list[int]]:
         """What each sequence writes, up to and including the closing token."""
         return self.forced[:, : self.workload.passes].tolist()
 
 
-def request_of(model: Model, workload: Workload) -> Request:
-    """The workload as a checkpoint's own input: its tokenizer, its image sizes, its usual cameras."""
+def request_of(model: Model, workload: Workload, cameras: tuple[int, ...] | None = None) -> Request:
+    """The workload as a checkpoint's own input: its tokenizer, its image sizes, its usual cameras or others."""
     config = model.config
-    cameras = (0, 1, 2, 6) if config.family.released is None else config.family.released.cameras
-    sample = _sample(cameras, model.engine.device)
+    sample = _sample(cameras or config.family.tasks[0].cameras, model.engine.device)
     return _request(
         workload,
         sample,
@@ -164,14 +173,7 @@ def released_request(config: ModelConfig, workload: Workload, device: torch.devi
     """The workload at the released sizes, without a tokenizer: the layout's tokens, text of no meaning."""
     family, sizes = released.find_released(config.family.model_type)
     sample = _sample(sizes.cameras, device)
-    first = config.traj_token_start
-    end = config.language.eos_token_id
-    ends = ((end, end + 1),) if family.tasks[0].masks_end else ()
-    rule = StopRule(
-        ((first, first + config.traj_vocab_size), *ends),
-        released.special_id(family, "traj_future_start"),
-        end,
-    )
+    rule = StopRule.of(family.tasks[0], config, released.special_id(family, "traj_future_start"))
     return _request(
         workload,
         sample,
@@ -210,7 +212,9 @@ def _request(
     )
 
 
+@lru_cache(maxsize=1)
 def _sample(cameras: tuple[int, ...], device: torch.device) -> Sample:
+    # Kept, since all workloads of a run show the same: drawing and pinning 100 MB takes a second.
     generator = torch.Generator().manual_seed(0)
     shape = (len(cameras), FRAMES, 3, HEIGHT, WIDTH)
     frames = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.cli.common import emit, say, table, versions
+from alpamayo_rt.cli.common import emit, one_line, say, versions
 from alpamayo_rt.errors import InputError
 
 
@@ -83,8 +83,11 @@ def run(args: argparse.Namespace) -> int:
 
         emit(markdown(record))
     else:
-        emit(_text(record))
+        from alpamayo_rt.cli.bench_text import text
+
+        emit(text(record))
     failed = [line for result in record["results"] for line in _failed_check(result)]
+    failed += [f"not all was timed: {record['error']}"] if "error" in record else []
     if earlier is not None:
         from alpamayo_rt.bench.against import compare
 
@@ -111,25 +114,42 @@ def _refuse_other_device(earlier: dict[str, Any] | None, device: str, args: argp
 
 def _measure(args: argparse.Namespace, earlier: dict[str, Any] | None) -> dict[str, Any]:
     from alpamayo_rt.atomic import check_writable
-    from alpamayo_rt.bench.record import device_name, new_record, write_record
-    from alpamayo_rt.bench.run import run_job
+    from alpamayo_rt.bench.record import clocks, device_name, new_record, write_record
+    from alpamayo_rt.bench.run import job_ceilings, run_job
 
     job = _job(args)
     _refuse_other_device(earlier, device_name(job.device), args)
     if args.out is not None:
         check_writable(args.out)
-    command = f"alpamayo-rt {shlex.join(sys.argv[1:])}"
-    record = new_record(job.device, command, versions())
-    ceilings = run_job(job, lambda line: say(f"[bench] {line}"), record["results"].append)
-    if args.reference is not None:
-        from alpamayo_rt.bench.reference import time_reference
-
-        record["results"] += time_reference(args.reference, job, lambda line: say(f"[bench] {line}"))
+    record = new_record(job.device, f"alpamayo-rt {shlex.join(sys.argv[1:])}", versions())
+    ceilings = job_ceilings(job, _progress)
     record["ceilings"] = ceilings.to_json()
+    try:
+        run_job(job, ceilings, _progress, record["results"].append)
+        if args.reference is not None:
+            record["results"].append(_time_reference(args, job))
+    except Exception as error:
+        # Minutes on a rare machine: what is complete is kept, and says what is not.
+        if not record["results"]:
+            raise
+        record["error"] = one_line(f"{type(error).__name__}: {error}")[:500]
+    record["clocks"] = clocks(job.device)
     if args.out is not None:
         write_record(args.out, record)
         say(f"wrote {args.out}")
     return record
+
+
+def _progress(line: str) -> None:
+    say(f"[bench] {line}")
+
+
+def _time_reference(args: argparse.Namespace, job: Any) -> dict[str, Any]:
+    from alpamayo_rt.bench.reference import time_reference
+    from alpamayo_rt.bench.workloads import choose_workloads
+
+    (workload,) = choose_workloads(["W6"], False, job.candidates, job.tokens, job.steps)
+    return time_reference(args.reference, job.family, workload, job.device, job.seed, _progress)
 
 
 _LOWEST = {
@@ -151,6 +171,8 @@ def _job(args: argparse.Namespace) -> Any:
         raise InputError("--family: given with --model, whose family it is; expected one of them")
     if args.reference is not None and not args.reference.is_dir():
         raise InputError(f"--reference: {args.reference} is no folder, expected a checkout of it")
+    if args.reference is not None and args.model is not None:
+        raise InputError("--reference: given with --model, but it is timed with random weights of --family")
     device = find_device(args.device)
     check_engine(args.engine)
     precisions = _names(args.precision, "--precision") or tuple(default_precisions(device))
@@ -171,35 +193,3 @@ def _names(text: str | None, option: str) -> tuple[str, ...] | None:
     if not all(names) or len(set(names)) != len(names):
         raise InputError(f"{option}: {text!r}, expected different names with commas between them")
     return names
-
-
-_TIMES = ("p90_ms", "p99_ms", "end_to_end_ms")
-
-
-def _text(record: dict[str, Any]) -> str:
-    lines = [f"{record['device']}, {record['date']}; milliseconds, medians"]
-    rows = []
-    for result in record["results"]:
-        stages = result.get("stages_ms", {})
-        achieved = result.get("achieved", {})
-        cells = [
-            f"{value:.2f}" + (f" ({achieved[name]['of_ceiling']:.0%})" if name in achieved else "")
-            for name, value in stages.items()
-        ]
-        rows.append(
-            (
-                result["workload"], result["engine"], result["precision"], f"{result['total_ms']:.2f}",
-                *(f"{result[name]:.2f}" if name in result else "" for name in _TIMES),
-                *cells, f"{result['peak_gib']:.2f}", str(result["n"]),
-            )
-        )  # fmt: skip
-    header = (
-        "workload", "engine", "precision", "total", "p90", "p99", "from frames", "vision", "prefill",
-        "decode step", "expert step", "peak GiB", "n",
-    )  # fmt: skip
-    lines.append(table(header, rows))
-    if record.get("ceilings"):
-        found = {name: value for name, value in record["ceilings"].items() if value is not None}
-        lines.append("ceilings: " + ", ".join(f"{name} {value}" for name, value in found.items()))
-        lines.append("(in brackets: the stage's floor at these ceilings, over its time)")
-    return "\n".join(lines)

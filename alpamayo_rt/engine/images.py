@@ -23,6 +23,8 @@ def encode_by_size(images: Images, pixels: torch.Tensor, encode: Encode) -> Visi
         encode: called once a size.
     """
     grid = [(h, w) for _, h, w in images.grid.tolist()]
+    if len(set(grid)) == 1:
+        return encode(pixels.view(len(grid), -1, pixels.shape[1]), *grid[0])
     patches = pixels.split([h * w for h, w in grid])
     parts: list[tuple[torch.Tensor, ...]] = [()] * len(grid)
     for height, width in sorted(set(grid)):

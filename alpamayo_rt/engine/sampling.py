@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from alpamayo_rt.config import ModelConfig
+from alpamayo_rt.tasks import Task
+
 _ROW_SEED_STRIDE = 1_000_003
 Ranges = tuple[tuple[int, int], ...]
 """[first, last) each."""
@@ -44,6 +47,14 @@ class StopRule:
     masked: Ranges
     closing: int | None
     end: int
+
+    @classmethod
+    def of(cls, task: Task, config: ModelConfig, future_start: int) -> StopRule:
+        """The rule of a task; `future_start`: the id of `<|traj_future_start|>`."""
+        first, end = config.traj_token_start, config.language.eos_token_id
+        bins = ((first, first + config.traj_vocab_size),) if task.masks_bins else ()
+        ends = ((end, end + 1),) if task.masks_end else ()
+        return cls(bins + ends, future_start if task.closes else None, end)
 
 
 def draw_uniforms(sequences: int, length: int, seed: int) -> torch.Tensor:

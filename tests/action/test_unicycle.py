@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,3 +162,38 @@ def test_history_that_is_not_finite_gives_nan_not_an_endless_loop(unicycle: Unic
     actions = unicycle.inverse(xyz.expand(2, 16, 3), rot.expand(2, 16, 3, 3), *future)
     assert bool(actions[0].isnan().any())
     assert bool(actions[1].isfinite().all())
+
+
+@given(seeds, st.floats(0, 1.5), st.floats(0.5, 8))
+def test_the_later_inverse_clamps_curvature_and_stands_still_straight(
+    unicycle: Unicycle, seed: int, speed: float, size: float
+) -> None:
+    later = Unicycle(replace(unicycle.config, still_below=0.6), unicycle.mean, unicycle.std)
+    generator = torch.Generator().manual_seed(seed)
+    actions = (torch.randn(64, 2, generator=generator) * torch.tensor([0.2, size])).cumsum(0)
+    history = straight_history(speed)
+    future = unicycle.integrate(actions, *history)
+    before, after = (u.denormalize(u.inverse(*history, *future)) for u in (unicycle, later))
+    low, high = unicycle.config.curvature_bounds
+    assert torch.equal(after[:, 0], before[:, 0])  # accelerations are never touched
+    zeroed = after[:, 1].abs() < 1e-7
+    torch.testing.assert_close(after[~zeroed, 1], before[~zeroed, 1].clamp(low, high), rtol=0, atol=1e-6)
+    if not bool(zeroed.any()):
+        return
+    # Speeds as the inverse has them follow from its own accelerations but for their smoothing.
+    v0 = float(unicycle.initial_speed(*history))
+    speeds = torch.cat([torch.tensor([v0]), v0 + (before[:, 0] * 0.1).cumsum(0)])
+    slower = torch.minimum(speeds[:-1].abs(), speeds[1:].abs())
+    assert float(slower[zeroed].max()) < 0.6 + 0.5
+
+
+def test_the_later_inverse_by_hand(unicycle: Unicycle) -> None:
+    later = Unicycle(replace(unicycle.config, still_below=0.6), unicycle.mean, unicycle.std)
+    for speed, turns in ((0.55, False), (0.65, True)):
+        t = torch.arange(1, 65) * 0.1
+        yaw = 0.05 * speed * t
+        future = torch.stack([yaw.sin() / 0.05, (1 - yaw.cos()) / 0.05, 0 * t], -1), rotation_about_z(yaw)
+        history = straight_history(speed)
+        curvature = later.denormalize(later.inverse(*history, *future))[:, 1]
+        assert bool((curvature.abs() > 0.01).all()) is turns
+        assert bool((curvature.abs() < 1e-7).all()) is not turns

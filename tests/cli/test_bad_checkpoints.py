@@ -81,7 +81,7 @@ def _other_sizes(backbone: Path) -> None:
 
 
 EXPERT_NORM = "expert.norm.weight"
-SUPPORTED = ["alpamayo1_5", "alpamayo_r1"]
+SUPPORTED = ["alpamayo1_5", "alpamayo_r1", "alpamayo2_super"]
 
 BAD_CHECKPOINTS = {
     "no-config": (lambda c: (c / "config.json").unlink(), ["config.json: missing"]),

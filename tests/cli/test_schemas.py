@@ -38,7 +38,7 @@ def problems(found: dict[str, Any], value: Any) -> list[str]:
     return [error.message[:200] for error in Draft202012Validator(found).iter_errors(value)]
 
 
-@pytest.mark.parametrize("name", ["result", "request"])
+@pytest.mark.parametrize("name", ["result", "request", "bench"])
 def test_schema_is_valid_and_describes_every_field(name: str) -> None:
     found = schema(name)
     Draft202012Validator.check_schema(found)

@@ -191,8 +191,8 @@ def test_released_size_on_a_gpu(rows: int, kind: str, sampling: Sampling) -> Non
         ops.choose_tokens_twin(mine, uniforms, choice, masked, expected)
         same += int((out == expected).sum())
         total += rows
-    # With 155,697 tokens alike or nearly so, 2e-6 of the mass is a third of a token.
-    assert same >= (total if kind in ("flat", "peaked") else 0.8 * total)
+    # With 155,697 tokens of similar mass, 1e-7 of the whole is a hundredth of a token.
+    assert same >= (total if kind == "flat" or sampling.greedy else 0.9 * total)
 
 
 def test_kernels_in_the_interpreter() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.contract.operations import uses_triton
+from alpamayo_rt.kernels.dispatch import uses_triton
 from alpamayo_rt.kernels.skinny import configurations, operations
 from alpamayo_rt.kernels.skinny.configurations import Configuration
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
@@ -35,7 +35,8 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def make_weight(kind: str, n: int, k: int, dtype: torch.dtype, device: str) -> SkinnyWeight:
-    full = (random(n, k, seed=1) * k**-0.5).to(device)
+    generator = torch.Generator(device).manual_seed(1)
+    full = torch.randn(n, k, generator=generator, device=device) * k**-0.5
     if kind == "e4m3":
         return SkinnyWeight(*weight_to_e4m3(full))
     if kind == "int4":
@@ -53,7 +54,7 @@ def assert_close(mine: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype)
     assert bool(torch.isfinite(mine).all())
     error = (mine.double() - expected).norm() / expected.norm()
     cut = os.environ.get("TRITON_INTERPRET") == "1"
-    bound = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 4e-2 if cut else 1.2e-2}[dtype]
+    bound = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 4e-2 if cut else 1.2e-2}[dtype]
     assert float(error) < bound
 
 
@@ -120,12 +121,12 @@ def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest
     n, k = 5, 512
     long = 128 if kind == "int4" else 64
     ways = (
-        [Configuration(2, 256, 1, 1), Configuration(4, 512, 1, 2), Configuration(8, 1024, 2, 4)]
+        [Configuration(2, 256, 1, 1), Configuration(4, 512, 1, 2), Configuration(8, 1024, 2, 4, ahead=True)]
         if rows == 1
         else [
             Configuration(16, long, 1, 2, 1),
             Configuration(16, long, 2, 3, 2),
-            Configuration(32, 128, 4, 4, 8),
+            Configuration(32, 128, 4, 2, 8, True),
         ]
     )
     for way in ways:
@@ -137,14 +138,18 @@ def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest
 
 
 @pytest.mark.gpu
-def test_programmatic_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_programmatic_launch(rows: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A captured chain, each kernel reading what the one before wrote, is the same as without the overlap."""
     n = k = 4096
     weights = [make_weight("float", n, k, torch.bfloat16, "cuda") for _ in range(4)]
     norm, results = torch.ones(k, device="cuda", dtype=torch.bfloat16), []
+    way = configurations.default(rows, "float", n, k)._replace(ahead=ahead)
+    monkeypatch.setitem(configurations.TABLE, (configurations.rows_class(rows), "float", n, k), way)
     for overlap in (False, True):
         monkeypatch.setattr(configurations, "PROGRAMMATIC_LAUNCH", overlap)
-        start = random(1, k, dtype=torch.bfloat16).cuda()
+        start = random(rows, k, dtype=torch.bfloat16).cuda()
         x, h = start.clone(), torch.empty_like(start)
 
         def chain(x: torch.Tensor = x, h: torch.Tensor = h) -> None:

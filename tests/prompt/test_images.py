@@ -127,3 +127,28 @@ def test_preprocess_normalizes_and_describes_every_image() -> None:
     assert bool((second == 1).all())
     assert torch.equal(third, first)
     assert pixels.shape[1] == 3 * 2 * 16 * 16
+
+
+@given(st.integers(20, 90), st.integers(20, 90), seeds)
+def test_resize_in_float_is_the_same_resize_without_its_rounding(height: int, width: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Far enough from 0 and 255 that nothing is clamped on the way.
+    frames = torch.randint(64, 192, (2, 3, height, width), generator=generator, dtype=torch.uint8)
+    limits = 64 * 64, 64 * 96
+    exact, grid = preprocess(frames, *limits, in_float=True)
+    rounded, same = preprocess(frames, *limits)
+    assert torch.equal(grid, same)
+    # A level is 2/255, and two passes round.
+    assert float((exact - rounded).abs().max()) <= 4 / 255
+    alone = torch.cat([preprocess(frame[None], *limits, in_float=True)[0] for frame in frames])
+    assert torch.equal(exact, alone)
+
+
+def test_resize_in_float_overshoots_at_an_edge() -> None:
+    frames = torch.zeros(1, 3, 128, 192, dtype=torch.uint8)
+    frames[..., 100:] = 255
+    pixels, _ = preprocess(frames, 64 * 64, 64 * 96, in_float=True)
+    assert float(pixels.min()) < -1.01
+    assert float(pixels.max()) > 1.01
+    flat, _ = preprocess(torch.full((1, 3, 128, 192), 51, dtype=torch.uint8), 64 * 64, 64 * 96, in_float=True)
+    torch.testing.assert_close(flat, torch.full_like(flat, 51 / 127.5 - 1))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from situations import CASES, SHIPPED
+from situations import CASES, DRIVING_CASES, SHIPPED
 
 from alpamayo_rt import Model, load
 from alpamayo_rt.cli.main import main
@@ -63,7 +63,7 @@ def test_a_dump_is_replayed_by_the_experts_file_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contract", ["fused", "shared"])
-@pytest.mark.parametrize("family", ["alpamayo1_5", "alpamayo_r1"])
+@pytest.mark.parametrize("family", ["alpamayo1_5", "alpamayo_r1", "alpamayo2_super"])
 def test_every_recorded_case_passes(
     family: str, contract: str, golden: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,9 +76,7 @@ def test_every_recorded_case_passes(
     said = capsys.readouterr().out
     compared, over = map(int, re.search(r"(\d+) comparisons in \d+ case\(s\), (\d+) over", said).groups())
     assert over == 0
-    assert compared >= DRIVING_ROWS * sum(
-        name in ("greedy6", "multiseq4", "nav_cfg") for of, name in CASES if of == family
-    )
+    assert compared >= DRIVING_ROWS * sum(name in DRIVING_CASES for of, name in CASES if of == family)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from situations import CASES, SHIPPED
+from situations import CASES, DRIVING_CASES, SHIPPED, SHIPPED_SUPER
 
 from alpamayo_rt import Model, load
 from alpamayo_rt.engine.eager import EagerEngine
@@ -44,14 +44,26 @@ def test_shipped_case_passes(name: str, model_1_5: Model) -> None:
     assert len(rows) >= (DRIVING_ROWS if name == "nav_cfg" else OTHER_ROWS)
 
 
+def test_shipped_action_case_of_super_passes(model_2_super: Model) -> None:
+    rows = check_case(model_2_super, Case(SHIPPED_SUPER / "action.npz"))
+    assert failures(rows) == []
+    assert {"action_from_traj (edges)", "future_tokens"} <= {r.quantity for r in rows}
+
+
+@pytest.fixture(scope="session")
+def recorded_super(golden: Path) -> Model:
+    return load(str(golden / "alpamayo2_super" / "model" / "checkpoint"), "eager", "fp32", "cpu")
+
+
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_recorded_case_passes(
     family: str, name: str, golden: Path, model_1_5: Model, request: pytest.FixtureRequest
 ) -> None:
-    model = model_1_5 if family == "alpamayo1_5" else request.getfixturevalue("model_r1")
+    fixtures = {"alpamayo_r1": "model_r1", "alpamayo2_super": "recorded_super"}
+    model = model_1_5 if family == "alpamayo1_5" else request.getfixturevalue(fixtures[family])
     rows = check_case(model, Case(golden / family / f"{name}.npz"))
     assert failures(rows) == []
-    driving = name in ("greedy6", "multiseq4", "nav_cfg")
+    driving = name in DRIVING_CASES
     assert len(rows) >= (DRIVING_ROWS if driving else OTHER_ROWS)
     assert not driving or {r.source for r in rows} == {"fed", "chained"}
 

@@ -72,14 +72,14 @@ class GraphEngine(Engine):
     @torch.inference_mode()
     def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`."""
-        pixels = images.pixel_values.to(self.device, self.dtype)
+        pixels = images.pixel_values.to(self.device)
         if frame_ids is None:
             return encode_by_size(images, pixels, self._encode)
         return self.frames.encode(images, pixels, frame_ids, self._encode)
 
     def _encode(self, patches: torch.Tensor, rows: int, columns: int) -> VisionFeatures:
         def make() -> VisionRun:
-            return VisionRun(self.network.vision, len(patches), rows, columns, patches)
+            return VisionRun(self.network.vision, len(patches), rows, columns)
 
         run, replay = self._vision.get((len(patches), rows, columns), make)
         run.patches.copy_(patches)

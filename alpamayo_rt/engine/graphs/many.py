@@ -73,6 +73,35 @@ def product(x: Input, weight: Fused, dtype: torch.dtype) -> torch.Tensor:
     return torch.mm(x.values, values.t())
 
 
+def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None:
+    """x (N, out) += the product of h (N, K); what could not be added in place is returned, for the next norm to add.
+
+    Either (N, out) in the type of x, or float32 parts (S, N, out): a product of few tokens has too few tiles to
+    occupy a GPU unless its sum is divided.
+    """
+    if weight.fp8 or weight.weight.zero is not None:
+        return product(h, weight, x.dtype)
+    values = weight.weight.values
+    parts = _parts(len(x), *values.shape) if x.is_cuda else 1
+    if parts == 1:
+        x.addmm_(h.values, values.t())
+        return None
+    left = h.values.view(len(x), parts, -1).transpose(0, 1)
+    right = values.view(len(values), parts, -1).permute(1, 2, 0)
+    return torch.bmm(left, right, out_dtype=torch.float32)
+
+
+def _parts(tokens: int, outputs: int, inputs: int) -> int:
+    """Into how many parts the sum of a product is divided."""
+    tiles = -(-tokens // 128) * -(-outputs // 128)
+    wanted = SPLIT.get((inputs // outputs, tiles <= 64), 1)
+    return wanted if inputs % (wanted * 16) == 0 else 1
+
+
+SPLIT: dict[tuple[int, bool], int] = {(4, True): 4}
+"""(inputs over outputs, few tiles) → parts; measured on an H100, see docs/kernels.md."""
+
+
 def normed(
     x: torch.Tensor,
     delta: torch.Tensor | None,
@@ -109,13 +138,13 @@ def layer_of_many(
     values: torch.Tensor,
     attend: Attend,
     feature: Feature | None = None,
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """One layer.
 
     Args:
         x: (N, hidden) residual stream; delta and feature, which the layer before gave, are added to it, and
-            what the attention gives.
-        delta: (N, hidden) or None.
+            what this layer gives.
+        delta: see `add_product`.
         layer: its number.
         weights: its weights.
         config: sizes.
@@ -126,7 +155,7 @@ def layer_of_many(
         feature: DeepStack features of the layer before.
 
     Returns:
-        (N, hidden), what the MLP gives: the next layer's delta.
+        What of it is still to be added: the next layer's delta.
     """
     eps, dtype = config.rms_norm_eps, x.dtype
     h = normed(x, delta, weights.input_norm, eps, weights.qkv, feature)
@@ -134,12 +163,12 @@ def layer_of_many(
     ops.qk_norm_rope(
         product(h, weights.qkv, dtype), weights.q_norm, weights.k_norm, eps, *places, q, keys, values
     )
-    mixed = product(narrowed(attend(layer, q), weights.o), weights.o, dtype)
+    mixed = add_product(x, narrowed(attend(layer, q), weights.o), weights.o)
     h = normed(x, mixed, weights.post_norm, eps, weights.gate_up)
     gate_up = product(h, weights.gate_up, dtype)
     opened = empty_input(x, config.intermediate_size, weights.down)
     ops.swiglu(gate_up, opened.values, opened.scale, weights.down.input_scale)
-    return product(opened, weights.down, dtype)
+    return add_product(x, opened, weights.down)
 
 
 def keys_of_many(

@@ -60,28 +60,25 @@ class ExpertConfiguration:
     half_parts: bool = False
 
 
-def decode_configuration(rows: int, kv_heads: int) -> DecodeConfiguration:
-    """A division that occupies an H100.
-
-    Args:
-        rows: sequences.
-        kv_heads: of the cache.
-    """
-    # Parts of many rows are large, and are written and read again: fewer of them then.
-    splits = max(_PROGRAMS // kv_heads // (1 if rows == 1 else 2), 1)
-    return DecodeConfiguration(min(splits, 32))
+def decode_configuration(rows: int, heads: int, kv_heads: int) -> DecodeConfiguration:
+    """A division that occupies an H100, for so many sequences."""
+    splits = min(max(_PROGRAMS // 2 // kv_heads, 1), 16)
+    return DecodeConfiguration(splits, warps=8 if rows * heads // kv_heads > 64 else 4)
 
 
-def expert_configuration(candidates: int, waypoints: int, heads: int, kv_heads: int) -> ExpertConfiguration:
+def expert_configuration(
+    candidates: int, waypoints: int, heads: int, kv_heads: int, half_parts: bool = False
+) -> ExpertConfiguration:
     """A division that occupies an H100 for K candidates of W waypoints."""
     queries = waypoints * heads // kv_heads
     block_m = 128 if queries > 64 else 64
     tiles = candidates * kv_heads * -(-queries // block_m)
     return ExpertConfiguration(
-        min(max(_PROGRAMS // tiles, 1), 17),
+        min(max(_PROGRAMS // tiles, 1), 26),
         block_m=block_m,
         warps=8 if block_m == 128 else 4,
         registers=128 if block_m == 128 else None,
+        half_parts=half_parts,
     )
 
 
@@ -112,7 +109,7 @@ class DecodeScratch:
         configuration: DecodeConfiguration | None = None,
     ) -> DecodeScratch:
         """For R rows."""
-        chosen = configuration or decode_configuration(rows, kv_heads)
+        chosen = configuration or decode_configuration(rows, heads, kv_heads)
         parts, n = chosen.splits + 1, rows * heads
         return cls(
             chosen,

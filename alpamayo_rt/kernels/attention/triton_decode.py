@@ -4,6 +4,9 @@
 The prefix is divided among programs; each reads its tokens once for all query rows of a key-value head. The
 tail of each sequence is a further program of that head. The parts are combined by the head's last program to
 arrive, or by a second kernel.
+
+Where kernels overlap (`skinny.configurations.PROGRAMMATIC_LAUNCH`), the prefix is fetched before the previous
+kernel has ended: neither the prefix nor its length may be written by that one.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from alpamayo_rt.kernels.attention.triton_shared import (
     combine,
     combine_rows,
     dot_precision,
+    fetch_ahead,
     padded,
     store_part,
 )
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
 
 @triton.jit
@@ -55,8 +60,11 @@ def _decode(
     SPLITS: tl.constexpr,
     IN_LAST: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     kv_head, split = tl.program_id(0), tl.program_id(1)
+    key_head = keys + kv_head.to(tl.int64) * key_head_stride
+    value_head = values + kv_head.to(tl.int64) * value_head_stride
     # Query rows of this program: all sequences over a piece of the prefix, or one sequence over its tail.
     if split < SPLITS:
         length = tl.load(prefix_length).to(tl.int32)
@@ -66,7 +74,12 @@ def _decode(
         sequence = 0
         count = sequences * GROUP
         part = split
+        if OVERLAP:  # the prompt has long been there, other than q and the tails' last tokens
+            fetch_ahead(key_head, key_stride, first, end, DIM, BLOCK_N)
+            fetch_ahead(value_head, value_stride, first, end, DIM, BLOCK_N)
+        after_the_kernel_before(OVERLAP)
     else:
+        after_the_kernel_before(OVERLAP)
         sequence = split - SPLITS
         first = tail_start + sequence * tail_room
         end = first + tl.load(tail_length + sequence).to(tl.int32)
@@ -81,8 +94,6 @@ def _decode(
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    key_head = keys + kv_head.to(tl.int64) * key_head_stride
-    value_head = values + kv_head.to(tl.int64) * value_head_stride
     for token in range(first, end, BLOCK_N):
         largest, total, mixed = attend_tile(
             rows_q, key_head, value_head, key_stride, value_stride, token, end, largest, total, mixed, scale,
@@ -120,14 +131,14 @@ def decode_attention(
     """See `operations.decode_attention`."""
     sequences, heads, dim = q.shape
     kv_heads, c = len(keys), scratch.configuration
-    group = heads // kv_heads
+    group, overlap = heads // kv_heads, overlaps(out)
     _decode[(kv_heads, c.splits + sequences)](
         q, keys, values, prefix_length, tail_length, scratch.parts, scratch.log_sums, scratch.arrivals, out,
         *q.stride()[:2], *keys.stride()[:2], *values.stride()[:2], tail_start, tail_room, sequences, heads,
         scale * math.log2(math.e),
         GROUP=group, DIM=dim, BLOCK_D=padded(dim), BLOCK_M=padded(sequences * group), BLOCK_N=c.block_n,
         SPLITS=c.splits, IN_LAST=c.combine_in_last, PRECISION=dot_precision(q),
-        num_warps=c.warps, num_stages=c.stages,
+        OVERLAP=overlap, num_warps=c.warps, num_stages=c.stages, launch_pdl=overlap,
     )  # fmt: skip
     if not c.combine_in_last:
         combine(scratch.parts, scratch.log_sums, out)

@@ -22,6 +22,7 @@ from alpamayo_rt.kernels.attention.triton_shared import (
     padded,
     store_part,
 )
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
 
 @triton.jit
@@ -62,7 +63,9 @@ def _expert(
     BLOCK_N: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     # Pieces of one tile lie far apart in launch order, tiles that read the same piece of the cache near.
     tiles = tl.cdiv(waypoints * GROUP, BLOCK_M)
     candidate = tl.program_id(0) // tiles
@@ -142,7 +145,7 @@ def expert_attention(
     """See `operations.expert_attention`."""
     candidates, waypoints, heads, dim = q.shape
     kv_heads, c = len(keys), scratch.configuration
-    group = heads // kv_heads
+    group, overlap = heads // kv_heads, overlaps(out)
     tiles = triton.cdiv(waypoints * group, c.block_m)
     _expert[(candidates * tiles, kv_heads, c.splits)](
         q, keys, values, own_keys, own_values, prefix_length, tail_sequence, tail_length,
@@ -151,6 +154,7 @@ def expert_attention(
         *own_values.stride()[:3], tail_start, tail_room, candidates * waypoints * heads, waypoints, heads,
         scale * math.log2(math.e),
         GROUP=group, DIM=dim, BLOCK_D=padded(dim), BLOCK_M=c.block_m, BLOCK_N=c.block_n, SPLITS=c.splits,
-        PRECISION=dot_precision(q), num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers,
+        PRECISION=dot_precision(q), OVERLAP=overlap, num_warps=c.warps, num_stages=c.stages,
+        maxnreg=c.registers, launch_pdl=overlap,
     )  # fmt: skip
     combine(scratch.parts, scratch.log_sums, out)

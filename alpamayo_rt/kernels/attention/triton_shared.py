@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
+
 
 @triton.jit
 def product(a, b, start, PRECISION: tl.constexpr):
@@ -72,6 +74,21 @@ def attend_tile(
 
 
 @triton.jit
+def fetch_ahead(tokens, stride, first, end, DIM: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Bring tokens [first, end) into the second-level cache, without waiting for them."""
+    line: tl.constexpr = 1024 // tokens.dtype.element_ty.primitive_bitwidth
+    lines: tl.constexpr = (DIM + line - 1) // line
+    if lines & (lines - 1) == 0:
+        for n in range(first, end, BLOCK_N):
+            token = tl.minimum(n + tl.arange(0, BLOCK_N), end - 1)
+            at = tokens + token[:, None] * stride + tl.arange(0, lines)[None, :] * line
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at.to(tl.int64)],
+                dtype=tl.int32, is_pure=False, pack=1,
+            )  # fmt: skip
+
+
+@triton.jit
 def store_part(
     parts,
     log_sums,
@@ -120,8 +137,9 @@ def combine_rows(
     for part in tl.static_range(PARTS):
         log_sum = tl.load(log_sums + part * rows + row, mask=inside, other=0.0, cache_modifier=".cg")
         weight = tl.exp2(log_sum - largest)
+        seen = here & (log_sum > float("-inf"))[:, None]
         average = tl.load(
-            parts + part * rows.to(tl.int64) * DIM + at, mask=here, other=0.0, cache_modifier=".cg"
+            parts + part * rows.to(tl.int64) * DIM + at, mask=seen, other=0.0, cache_modifier=".cg"
         )
         total += weight
         mixed += weight[:, None] * average.to(tl.float32)
@@ -139,7 +157,9 @@ def _combine(
     DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     combine_rows(parts, log_sums, out, row, row < rows, rows, PARTS, DIM, BLOCK_D)
 
@@ -148,9 +168,11 @@ def combine(parts: torch.Tensor, log_sums: torch.Tensor, out: torch.Tensor) -> N
     """Parts (P, N, d) and their sums (P, N) → out (N, d) in any shape, contiguous."""
     count, rows, dim = parts.shape
     tile = 1 if rows <= 1024 else 4
+    overlap = overlaps(out)
     _combine[(triton.cdiv(rows, tile),)](
-        parts, log_sums, out, rows, PARTS=count, DIM=dim, BLOCK_D=padded(dim), ROWS=tile, num_warps=tile
-    )
+        parts, log_sums, out, rows, PARTS=count, DIM=dim, BLOCK_D=padded(dim), ROWS=tile, OVERLAP=overlap,
+        num_warps=tile, launch_pdl=overlap,
+    )  # fmt: skip
 
 
 def padded(size: int) -> int:

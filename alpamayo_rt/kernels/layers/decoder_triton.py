@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
+
 _E4M3_MAX = tl.constexpr(448.0)
 _SMALLEST_SCALE = tl.constexpr(2.0**-100)
 
@@ -44,6 +46,8 @@ def _add_rms_norm(
     feature_row,
     eps,
     n,
+    part_stride,
+    PARTS: tl.constexpr,
     ADD: tl.constexpr,
     FEATURE: tl.constexpr,
     QUANTIZE: tl.constexpr,
@@ -57,7 +61,12 @@ def _add_rms_norm(
     kind = x.dtype.element_ty
     value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
     if ADD:
-        value = (value + tl.load(delta + at, mask=here, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
+        given = tl.load(delta + at, mask=here, other=0.0).to(tl.float32)
+        for part in tl.static_range(1, PARTS):
+            given += tl.load(delta + part * part_stride + at, mask=here, other=0.0)
+        if PARTS > 1:
+            given = given.to(kind).to(tl.float32)
+        value = (value + given).to(kind).to(tl.float32)
     if FEATURE:
         source = tl.load(feature_row + row)
         extra = tl.load(feature + source * n + column, mask=column < tl.where(source >= 0, n, 0), other=0.0)
@@ -84,8 +93,8 @@ def add_rms_norm(
     rows, n = x.shape
     _add_rms_norm[(rows,)](
         x, delta, weight, _bytes(out), out_scale, input_scale, feature, feature_row, eps, n,
-        ADD=delta is not None, FEATURE=feature is not None, QUANTIZE=out_scale is not None,
-        STATIC=input_scale is not None, BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
+        rows * n, PARTS=1 if delta is None or delta.dim() == 2 else len(delta), ADD=delta is not None,
+        FEATURE=feature is not None, QUANTIZE=out_scale is not None, STATIC=input_scale is not None, BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
     )  # fmt: skip
 
 
@@ -128,7 +137,9 @@ def _qk_norm_rope(
     Q_PROGRAMS: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     column = tl.arange(0, BLOCK)
@@ -136,15 +147,16 @@ def _qk_norm_rope(
     source = qkv + token * row_stride
     cos += token * half
     sin += token * half
-    if part < Q_PROGRAMS:
-        head = part * HEADS + tl.arange(0, HEADS)
-        here = (head < heads)[:, None] & (column < half)[None, :]
-        offset = head[:, None] * 2 * half + column[None, :]
-        first, second = _turned(source + offset, q_weight, cos, sin, half, column, here, eps, kind)
-        target = q_out + token * heads * 2 * half + offset
-        tl.store(target, first.to(kind), mask=here)
-        tl.store(target + half, second.to(kind), mask=here)
-    else:
+    if Q_PROGRAMS > 0:  # known when it is compiled: there may be no q_out
+        if part < Q_PROGRAMS:
+            head = part * HEADS + tl.arange(0, HEADS)
+            here = (head < heads)[:, None] & (column < half)[None, :]
+            offset = head[:, None] * 2 * half + column[None, :]
+            first, second = _turned(source + offset, q_weight, cos, sin, half, column, here, eps, kind)
+            target = q_out + token * heads * 2 * half + offset
+            tl.store(target, first.to(kind), mask=here)
+            tl.store(target + half, second.to(kind), mask=here)
+    if part >= Q_PROGRAMS:
         head = (part - Q_PROGRAMS) * HEADS + tl.arange(0, HEADS)
         here = (head < kv_heads)[:, None] & (column < half)[None, :]
         offset = head[:, None] * 2 * half + column[None, :]
@@ -180,11 +192,12 @@ def qk_norm_rope(
     # Few tokens: few heads a program, for more of them at once.
     together = 8 if n > 64 else 2
     q_programs = triton.cdiv(heads, together)
+    overlap = n <= 16 and overlaps(qkv)  # between the kernels of a decode step
     _qk_norm_rope[(n, q_programs + triton.cdiv(kv, together))](
         qkv, q_weight, k_weight, cos, sin, slots, q_out, keys, values, eps, qkv.stride(0), heads, kv,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), half,
         Q_PROGRAMS=q_programs, HEADS=together, BLOCK=triton.next_power_of_2(half),
-        num_warps=4 if n > 64 else 2,
+        num_warps=4 if n > 64 else 2, OVERLAP=overlap, launch_pdl=overlap,
     )  # fmt: skip
 
 

@@ -19,14 +19,25 @@ def add_layer_norm(
     bias: torch.Tensor,
     eps: float,
     out: torch.Tensor,
+    shift: torch.Tensor | None = None,
 ) -> None:
-    """x (N, hidden) += delta, in place; `out` (N, hidden) is its LayerNorm with weight and bias (hidden,)."""
+    """x += delta, and a LayerNorm of it.
+
+    Args:
+        x: (N, hidden), changed in place where there is a delta.
+        delta: (N, hidden) or None.
+        weight: (hidden,) of the norm, as is bias.
+        bias: see weight.
+        eps: of the norm.
+        out: (N, hidden), the norm of x + shift.
+        shift: (hidden,) float32 or None.
+    """
     if uses_triton(x):
         from alpamayo_rt.kernels.layers import vision_triton
 
-        vision_triton.add_layer_norm(x, delta, weight, bias, eps, out)
+        vision_triton.add_layer_norm(x, delta, weight, bias, eps, out, shift)
     else:
-        add_layer_norm_twin(x, delta, weight, bias, eps, out)
+        add_layer_norm_twin(x, delta, weight, bias, eps, out, shift)
 
 
 def add_layer_norm_twin(
@@ -36,11 +47,14 @@ def add_layer_norm_twin(
     bias: torch.Tensor,
     eps: float,
     out: torch.Tensor,
+    shift: torch.Tensor | None = None,
 ) -> None:
     """See `add_layer_norm`."""
     if delta is not None:
         x += delta
-    out.copy_(F.layer_norm(x, (x.shape[-1],), weight, bias, eps))
+    shifted = x if shift is None else x.float() + shift
+    norm = (weight.to(shifted.dtype), bias.to(shifted.dtype))
+    out.copy_(F.layer_norm(shifted, (x.shape[-1],), *norm, eps))
 
 
 def rotate_patches(

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from alpamayo_rt.kernels.rollout import operations as ops
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
 _GOING, _CLOSED = tl.constexpr(ops.GOING), tl.constexpr(ops.CLOSED)
 _SAID_END, _AT_LIMIT = tl.constexpr(ops.SAID_END), tl.constexpr(ops.AT_LIMIT)
@@ -37,7 +38,9 @@ def _advance(
     rows,
     capacity,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     row = tl.arange(0, BLOCK)
     here = row < rows
     step = tl.load(steps) + tl.zeros([BLOCK], tl.int64)
@@ -85,9 +88,10 @@ def advance(
 ) -> None:
     """See `operations.advance`."""
     rows, capacity = state.history.shape
+    overlap = overlaps(chosen)
     _advance[(1,)](
         chosen, given.forced, given.uniforms, given.rule, given.first_position, state.step, state.done,
         state.token, state.tail_length, state.attended, state.slot, state.position, state.count, state.history,
         state.uniform, state.flags, tail_start, tail_room, rows, capacity,
-        BLOCK=triton.next_power_of_2(rows), num_warps=1,
+        BLOCK=triton.next_power_of_2(rows), OVERLAP=overlap, num_warps=1, launch_pdl=overlap,
     )  # fmt: skip

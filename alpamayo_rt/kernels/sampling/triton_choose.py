@@ -27,6 +27,7 @@ from alpamayo_rt.kernels.sampling.triton_search import (
     sum_from,
     value_of,
 )
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
 _INFINITY = tl.constexpr(float("inf"))
 
@@ -85,7 +86,9 @@ def _extremes(
     PROGRAMS: tl.constexpr,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     row, program = tl.program_id(0).to(tl.int64), tl.program_id(1)
     start, end = _span(size, program, PROGRAMS)
     top = tl.full([BLOCK], -(2**62), tl.int64)
@@ -125,7 +128,9 @@ def _histogram(
     PADDED: tl.constexpr,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     row, program = tl.program_id(0).to(tl.int64), tl.program_id(1)
     top_k = tl.load(settings + 2)
     if tl.load(settings + 3) == 0.0:
@@ -218,7 +223,9 @@ def _select(
     BLOCK: tl.constexpr,
     WAYS: tl.constexpr,
     SEARCH_BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     row, program = tl.program_id(0).to(tl.int64), tl.program_id(1)
     order, smallest = _row_extremes(best, least, row, PROGRAMS, PADDED)
     largest = value_of(order, INDEX_BITS)
@@ -277,10 +284,10 @@ def choose_tokens(
 ) -> None:
     """See `operations.choose_tokens`."""
     rows, size = logits.shape
-    c, programs = scratch.configuration, scratch.best.shape[1]
+    c, programs, overlap = scratch.configuration, scratch.best.shape[1], overlaps(out)
     common = {
         "RANGES": len(masked), "INDEX_BITS": max(1, (size - 1).bit_length()), "PROGRAMS": programs,
-        "BINS": c.bins, "BLOCK": c.block, "num_warps": c.warps,
+        "BINS": c.bins, "BLOCK": c.block, "OVERLAP": overlap, "num_warps": c.warps, "launch_pdl": overlap,
     }  # fmt: skip
     padded = triton.next_power_of_2(programs)
     grid, sizes = (rows, programs), (logits.stride(0), size)

@@ -10,7 +10,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, finish, rows_of_program
+from alpamayo_rt.kernels.skinny.triton_parts import (
+    after_the_kernel_before,
+    fetch_ahead,
+    finish,
+    rows_of_program,
+    sixteen_more,
+)
 
 
 @triton.jit
@@ -59,6 +65,7 @@ def few_rows(
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
     DEPTH: tl.constexpr,
+    LINES: tl.constexpr,
     TENSOR_CORES: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -89,6 +96,7 @@ def few_rows(
         product = tl.zeros((SPLIT, BLOCK_N * (1 + SWIGLU), ROWS), tl.float32)
         squares = tl.zeros((SPLIT, WIDTH, ROWS), tl.float32)
         group = part
+    fetch_ahead(weight, m, LENGTH, LINES)
     after_the_kernel_before(OVERLAP)
     for k0 in range(0, K, STEP):
         stored = _stored(weight, m_tile, k0 // PITCH + w_column, LENGTH, EVEN)
@@ -97,9 +105,9 @@ def few_rows(
         if KIND == "int4":
             # A tile is one group of 128 inputs: the even ones in the low bits, the odd ones in the high bits.
             place = m_tile * GROUPS + tl.minimum(k0 // BLOCK_K + group, GROUPS - 1)
-            unit, origin = tl.load(scale + place), tl.load(zero + place).to(tl.float32)
-            low = ((stored & 15).to(tl.float32) - origin) * unit
-            high = ((stored >> 4).to(tl.float32) - origin) * unit
+            unit, origin = tl.load(scale + place), sixteen_more(tl.load(zero + place))
+            low = (sixteen_more(stored & 15) - origin) * unit
+            high = (sixteen_more(stored >> 4) - origin) * unit
             product = tl.dot(low.to(given).to(kind), value.to(given).to(kind), product, input_precision="ieee")
             value, more = _inputs(inputs, norm, r_tile, rows, k0 + x_column * PITCH + 1, K, STEP, NORM)
             squares += more

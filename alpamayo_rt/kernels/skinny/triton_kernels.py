@@ -13,7 +13,7 @@ import triton.language as tl
 from alpamayo_rt.kernels.skinny import configurations
 from alpamayo_rt.kernels.skinny.triton_few_rows import few_rows
 from alpamayo_rt.kernels.skinny.triton_one_row import one_row
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
 
 
@@ -29,10 +29,12 @@ def _launch(
     rows, k = inputs.shape
     c = configurations.choose(rows, weight.kind, len(weight.values), k)
     on_gpu = out.device.type != "cpu"
-    overlap = configurations.PROGRAMMATIC_LAUNCH and on_gpu
+    overlap = rows == 1 and overlaps(out)
     tensors = (inputs, norm, *weight, out)
     meaning = {"K": k, "KIND": weight.kind, "NORM": norm is not None, "SWIGLU": swiglu, "ADD": add}
-    shape = {"BLOCK_N": c.block_n, "BLOCK_K": c.block_k, "DEPTH": c.depth, "OVERLAP": overlap}
+    row_bytes = weight.values.shape[1] * weight.values.element_size()
+    lines = triton.next_power_of_2(triton.cdiv(row_bytes, 128)) if c.ahead and on_gpu else 0
+    shape = {"BLOCK_N": c.block_n, "BLOCK_K": c.block_k, "DEPTH": c.depth, "LINES": lines, "OVERLAP": overlap}
     options = {"num_warps": c.warps, "launch_pdl": overlap}
     grid = (triton.cdiv(out.shape[1], c.block_n),)
     arguments: list[object] = [*tensors, out.shape[1], eps]
@@ -85,6 +87,6 @@ def _embed(table, ids, out, width, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
 def embed(table: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
     """See `operations.embed`."""
     rows, width = out.shape
-    overlap = configurations.PROGRAMMATIC_LAUNCH and out.is_cuda
+    overlap = overlaps(out)
     grid = (triton.cdiv(width, 1024), rows)
     _embed[grid](table, ids, out, width, BLOCK=1024, OVERLAP=overlap, num_warps=4, launch_pdl=overlap)

@@ -12,7 +12,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, finish, rows_of_program
+from alpamayo_rt.kernels.skinny.triton_parts import (
+    after_the_kernel_before,
+    fetch_ahead,
+    finish,
+    rows_of_program,
+    sixteen_more,
+)
 
 
 @triton.jit
@@ -73,8 +79,9 @@ def _sums(stored, inputs, norm, scale, zero, row, k0, K: tl.constexpr, CHUNK: tl
         product, squares = product + _times(high, value), squares + more
     else:
         # A chunk has one scale and zero point: Σ (code − zero) · x · scale = (Σ code · x − zero · Σ x) · scale.
+        # All codes and zero points are 16 more here.
         codes = tl.join(stored & 15, stored >> 4)
-        low, high = _halves(tl.reshape(codes, (codes.shape[0], codes.shape[1], 32)), 16)
+        low, high = _halves(sixteen_more(tl.reshape(codes, (codes.shape[0], codes.shape[1], 32))), 16)
         a, b = _halves(low, 8)
         c, d = _halves(high, 8)
         product, total = _times(a, value), tl.sum(value, 2)
@@ -87,7 +94,7 @@ def _sums(stored, inputs, norm, scale, zero, row, k0, K: tl.constexpr, CHUNK: tl
         groups: tl.constexpr = (K + 127) // 128
         group = tl.minimum((k0 + tl.arange(0, BLOCK_K // CHUNK) * CHUNK) // 128, groups - 1)
         place = row[None, :] * groups + group[:, None]
-        product -= tl.load(zero + place).to(tl.float32) * total
+        product -= sixteen_more(tl.load(zero + place)) * total
         product *= tl.load(scale + place)
     return product, squares
 
@@ -110,6 +117,7 @@ def one_row(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     DEPTH: tl.constexpr,
+    LINES: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     """A program has BLOCK_N outputs and all K inputs."""
@@ -117,6 +125,7 @@ def one_row(
     row = rows_of_program(outputs, SWIGLU, BLOCK_N)
     # The weights depend on no other kernel: the first ones are under way while that one still runs.
     stored = _tile(weight, row, 0, K, CHUNK, BLOCK_K)
+    fetch_ahead(weight, row, (K + 1) // 2 if KIND == "int4" else K, LINES)
     after_the_kernel_before(OVERLAP)
     product, squares = _sums(stored, inputs, norm, scale, zero, row, 0, K, CHUNK, BLOCK_K, NORM)
     for k0 in tl.range(BLOCK_K, K, BLOCK_K, loop_unroll_factor=DEPTH):

@@ -3,9 +3,19 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from alpamayo_rt.kernels.skinny import configurations
+
+
+def overlaps(tensor: torch.Tensor) -> bool:
+    """Whether a kernel may start while the one before it drains."""
+    if not configurations.PROGRAMMATIC_LAUNCH or tensor.device.type == "cpu":
+        return False
+    return torch.cuda.get_device_capability() >= (9, 0)
 
 
 @triton.jit
@@ -17,6 +27,25 @@ def rows_of_program(outputs, SWIGLU: tl.constexpr, BLOCK_N: tl.constexpr):
     i = tl.arange(0, BLOCK_N * (1 + SWIGLU))
     n = tl.minimum(tl.program_id(0) * BLOCK_N + i % BLOCK_N, outputs - 1).to(tl.int64)
     return n + (i // BLOCK_N) * outputs
+
+
+@triton.jit
+def fetch_ahead(weight, row, LENGTH: tl.constexpr, LINES: tl.constexpr):
+    """Bring rows of LENGTH stored elements into the L2 cache, 128 bytes a line; LINES = 0: do nothing."""
+    if LINES > 0:
+        line: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
+        # Lines behind the end, as LINES is a power of two, become the last one.
+        column = tl.minimum(tl.arange(0, LINES) * line, LENGTH - 1)
+        place = (weight + row[None, :] * LENGTH + column[:, None]).to(tl.int64)
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def sixteen_more(code):
+    """Four-bit numbers → 16 + code, float32: put into the bits of 16.0, as conversions of integers are slow."""
+    return ((code.to(tl.uint32) << 19) | 0x41800000).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -49,7 +49,10 @@ class LiveClip:
         """
         drawn, truth = self.world.sample(self.number, self.step, device)
         driving = question is None and task in (None, TRAJECTORY)
-        asked: dict[str, Any] = {"navigation": navigation or (drawn.navigation if driving else None), "question": question}
+        asked: dict[str, Any] = {
+            "navigation": navigation or (drawn.navigation if driving else None),
+            "question": question,
+        }
         future = {name: torch.from_numpy(truth[name]).float() for name in ("future_xyz", "future_rot")}
         if task == AUTO_LABELING:
             asked |= {f"ego_{name}": poses for name, poses in future.items()}

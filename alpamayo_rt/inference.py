@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class Model:
         guidance_weight: float | None = None,
         keep_trace: bool = False,
         on_token: OnToken | None = None,
+        frame_ids: Sequence[Hashable] | None = None,
     ) -> Result:
         """Reason about a sample and propose trajectories, or say in words what its task asks for.
 
@@ -85,6 +87,9 @@ class Model:
             keep_trace: keep what a cache dump needs in `Result.trace`.
             on_token: is told each sequence and token as soon as it is known, so that text can be shown while it
                 is written; what it raises ends the request.
+            frame_ids: one key an image, camera-major, such as (camera, time). Images whose key has been seen
+                lately are not encoded again by engines that keep features (graphs does); so a key must never
+                stand for two pictures. None encodes all.
 
         Raises:
             InputError: the sample or a setting is wrong; the sentence names the field.
@@ -94,11 +99,13 @@ class Model:
             max_generate_length, seed, guidance_weight,
         )  # fmt: skip
         task = self._check(sample, settings)
+        if frame_ids is not None and len(frame_ids) != sample.num_images:
+            raise InputError(f"frame_ids: {len(frame_ids)} keys, expected {sample.num_images}, one an image")
         watch = Stopwatch(self.engine.device)
         images = prepare_images(sample, self.config, self.engine.device)
         prompt = self.prompt_of(sample, images)
         watch.lap("preprocess")
-        features = self.engine.encode_images(images)
+        features = self.engine.encode_images(images, frame_ids)
         watch.lap("vision")
         if not task.drives:
             return self._answer(sample, task, prompt, features, settings, watch, on_token)

@@ -186,18 +186,20 @@ def expert_cases(heads: int, candidates: int, prefix: int, every: bool) -> list[
 
         return Case("expert", shape, asdict(configuration), run, check)
 
-    tried = [expert_configuration(WAYPOINTS, heads, KV_HEADS)]
+    tried = [expert_configuration(candidates, WAYPOINTS, heads, KV_HEADS)]
     if every:
+        few, usual, many = (3, 5, 11) if candidates > 1 else (8, 17, 26)
         tried += [
-            ExpertConfiguration(132, 128, 64, 8, 2, None, half_parts=True),
-            ExpertConfiguration(132, 128, 64, 8, 3, None),
-            ExpertConfiguration(132, 128, 128, 8, 2, None),
-            ExpertConfiguration(264, 128, 64, 8, 2, 128),
-            ExpertConfiguration(264, 128, 64, 8, 2, 128, half_parts=True),
-            ExpertConfiguration(264, 128, 32, 8, 3, 128),
-            ExpertConfiguration(264, 64, 64, 4, 2, None),
-            ExpertConfiguration(136, 128, 64, 8, 2, None),
-            ExpertConfiguration(132, 128, 32, 8, 4, None),
+            ExpertConfiguration(usual, 128, 64, 8, 2, 128, half_parts=True),
+            ExpertConfiguration(usual, 128, 64, 8, 2, None),
+            ExpertConfiguration(usual, 128, 128, 8, 2, None),
+            ExpertConfiguration(usual, 128, 32, 8, 3, 128),
+            ExpertConfiguration(few, 128, 64, 8, 3, None),
+            ExpertConfiguration(few, 128, 128, 8, 2, None),
+            ExpertConfiguration(many, 128, 64, 8, 2, 128, half_parts=True),
+            ExpertConfiguration(many, 128, 64, 8, 3, None, half_parts=True),
+            ExpertConfiguration(few, 64, 64, 4, 2, None),
+            ExpertConfiguration(few, 64, 64, 4, 2, 168),
         ]
     cases = [case(c) for c in dict.fromkeys(tried)]
     queries = candidates * WAYPOINTS * heads // KV_HEADS

@@ -3,13 +3,13 @@
 
 The limits are those of nuPlan's comfort metric (Karnchanachari et al. 2024, "Towards learning-based planning:
 the nuPlan benchmark for real-world autonomous driving"), which NAVSIM uses too. Derivatives are taken, as
-there, from quadratics fitted through a short window: differences of positions to the millimetre would be
-noise.
+there, from quadratics fitted through a short window: differences of positions to the millimetre would be noise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -61,14 +61,20 @@ def derivative(values: Any, dt: float, order: int = 1) -> Floats:
     Near the ends the window is the first or the last one, so that the result has as many points.
     """
     y = np.asarray(values, np.float64)
-    n, window = y.shape[-1], min(WINDOW, y.shape[-1])
+    return np.asarray(y @ _operator(y.shape[-1], dt, order).T)
+
+
+@lru_cache(maxsize=32)
+def _operator(n: int, dt: float, order: int) -> Floats:
+    """The derivative of n points as a matrix (n, n)."""
+    window = min(WINDOW, n)
     start = np.clip(np.arange(n) - window // 2, 0, n - window)
-    out = np.empty_like(y)
-    for place in np.unique(np.arange(n) - start):
-        at = (np.arange(window) - place) * dt
-        weights = np.linalg.pinv(np.vander(at, 3, increasing=True))[order] * (1, 1, 2)[order]
-        for i in np.flatnonzero(np.arange(n) - start == place):
-            out[..., i] = y[..., start[i] : start[i] + window] @ weights
+    out = np.zeros((n, n))
+    for i, first in enumerate(start):
+        at = (np.arange(window) - (i - first)) * dt
+        out[i, first : first + window] = (
+            np.linalg.pinv(np.vander(at, 3, increasing=True))[order] * (1, 1, 2)[order]
+        )
     return out
 
 

@@ -114,12 +114,12 @@ def test_decode_attention(
 
 
 @pytest.mark.parametrize(
-    ("candidates", "waypoints", "heads", "kv_heads", "dim", "prefix", "dtype", "programs", "half"),
+    ("candidates", "waypoints", "heads", "kv_heads", "dim", "prefix", "dtype", "splits", "half"),
     [
-        (1, 5, 4, 2, 32, 50, torch.float32, 7, False),
-        (3, 7, 6, 2, 24, 37, torch.bfloat16, 11, False),
-        (2, 11, 4, 1, 16, 0, torch.float32, 14, False),
-        (2, 9, 3, 3, 64, 64, torch.float16, 3, True),
+        (1, 5, 4, 2, 32, 50, torch.float32, 3, False),
+        (3, 7, 6, 2, 24, 37, torch.bfloat16, 2, False),
+        (2, 11, 4, 1, 16, 0, torch.float32, 4, False),
+        (2, 9, 3, 3, 64, 64, torch.float16, 1, True),
     ],
 )
 def test_expert_attention(
@@ -130,7 +130,7 @@ def test_expert_attention(
     dim: int,
     prefix: int,
     dtype: torch.dtype,
-    programs: int,
+    splits: int,
     half: bool,
     device: str,
 ) -> None:
@@ -143,7 +143,7 @@ def test_expert_attention(
     own_keys, own_values = own[:, :, 0], own[:, :, 1]
     scratch = ExpertScratch.allocate(
         candidates, waypoints, heads, kv_heads, dim, device,
-        ExpertConfiguration(programs, block_m=16, block_n=16, warps=4, registers=None, half_parts=half),
+        ExpertConfiguration(splits, block_m=16, block_n=16, warps=4, registers=None, half_parts=half),
     )  # fmt: skip
     scratch.parts.fill_(torch.nan)
     arguments = (

@@ -11,7 +11,7 @@ from alpamayo_rt.engine.graphs.many import Places, layer_of_many, normed
 from alpamayo_rt.engine.graphs.segments import Segments
 from alpamayo_rt.engine.graphs.weights import LayerWeights, fuse
 from alpamayo_rt.kernels.attention.operations import expert_attention
-from alpamayo_rt.kernels.attention.scratch import ExpertScratch
+from alpamayo_rt.kernels.attention.scratch import ExpertScratch, expert_configuration
 from alpamayo_rt.kernels.layers import action as ops
 from alpamayo_rt.kernels.layers.vision import add_layer_norm
 from alpamayo_rt.model.expert import Expert
@@ -36,9 +36,9 @@ class FlowRun:
         self._own = like.new_zeros(2, n, c.num_kv_heads, c.head_dim)
         self._slots = torch.arange(n, device=like.device)
         self._mixed = like.new_empty(candidates, waypoints, c.num_heads, c.head_dim)
-        self._scratch = ExpertScratch.allocate(
-            candidates, waypoints, c.num_heads, c.num_kv_heads, c.head_dim, like.device
-        )
+        sizes = (candidates, waypoints, c.num_heads, c.num_kv_heads)
+        division = expert_configuration(*sizes, half_parts=like.dtype != torch.float32)
+        self._scratch = ExpertScratch.allocate(*sizes, c.head_dim, like.device, division)
         self._out = fuse(expert.action_out_proj)
 
     def velocity(self, x: torch.Tensor, time: torch.Tensor, segments: Segments) -> torch.Tensor:

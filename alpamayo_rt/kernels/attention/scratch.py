@@ -40,38 +40,46 @@ class ExpertConfiguration:
     """Of `expert_attention`.
 
     Attributes:
-        programs: among which all steps of all tiles are divided evenly.
+        splits: programs a tile of queries among which the cache is divided.
         block_m: queries a tile; those of one candidate that share a key-value head are W · heads / kv heads.
         block_n: cached tokens a step of a program.
         warps: of a program.
         stages: tiles in flight.
         registers: the most that a thread may take, or None. At 128, two programs of 8 warps share a
-            multiprocessor.
+            multiprocessor, and one computes weights while the other multiplies.
         half_parts: whether the parts are kept in float16 (they are averages of values, so that its range is
             that of the values); otherwise in float32.
     """
 
-    programs: int
+    splits: int
     block_m: int = 128
     block_n: int = 64
     warps: int = 8
     stages: int = 2
-    registers: int | None = None
+    registers: int | None = 128
     half_parts: bool = False
 
 
 def decode_configuration(rows: int, heads: int, kv_heads: int) -> DecodeConfiguration:
     """A division that occupies an H100, for so many sequences."""
-    # Parts of many rows are large, and are written and read again: fewer of them then.
-    splits = max(_PROGRAMS // kv_heads // (1 if rows == 1 else 2), 1)
-    return DecodeConfiguration(min(splits, 32), warps=8 if rows * heads // kv_heads > 64 else 4)
+    splits = min(max(_PROGRAMS // 2 // kv_heads, 1), 16)
+    return DecodeConfiguration(splits, warps=8 if rows * heads // kv_heads > 64 else 4)
 
 
-def expert_configuration(waypoints: int, heads: int, kv_heads: int) -> ExpertConfiguration:
-    """A division that occupies an H100, for W waypoints a candidate."""
-    if waypoints * heads // kv_heads > 64:
-        return ExpertConfiguration(_PROGRAMS // 2)
-    return ExpertConfiguration(_PROGRAMS, block_m=64, warps=4)
+def expert_configuration(
+    candidates: int, waypoints: int, heads: int, kv_heads: int, half_parts: bool = False
+) -> ExpertConfiguration:
+    """A division that occupies an H100 for K candidates of W waypoints."""
+    queries = waypoints * heads // kv_heads
+    block_m = 128 if queries > 64 else 64
+    tiles = candidates * kv_heads * -(-queries // block_m)
+    return ExpertConfiguration(
+        min(max(_PROGRAMS // tiles, 1), 26),
+        block_m=block_m,
+        warps=8 if block_m == 128 else 4,
+        registers=128 if block_m == 128 else None,
+        half_parts=half_parts,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,8 +125,8 @@ class ExpertScratch:
 
     Attributes:
         configuration: how the work is divided.
-        parts: (P, K · W · heads, head dim) float32 or float16, P the most programs that a tile is spread over.
-        log_sums: (P, K · W · heads) float32, to the base 2.
+        parts: (splits, K · W · heads, head dim) float32 or float16.
+        log_sums: (splits, K · W · heads) float32, to the base 2.
     """
 
     configuration: ExpertConfiguration
@@ -137,13 +145,11 @@ class ExpertScratch:
         configuration: ExpertConfiguration | None = None,
     ) -> ExpertScratch:
         """For K candidates of W waypoints."""
-        chosen = configuration or expert_configuration(waypoints, heads, kv_heads)
+        chosen = configuration or expert_configuration(candidates, waypoints, heads, kv_heads)
         n = candidates * waypoints * heads
-        tiles = candidates * kv_heads * -(-waypoints * heads // kv_heads // chosen.block_m)
-        parts = -(-chosen.programs // tiles) + 1
         dtype = torch.float16 if chosen.half_parts else torch.float32
         return cls(
             chosen,
-            torch.zeros(parts, n, dim, device=device, dtype=dtype),
-            torch.zeros(parts, n, device=device),
+            torch.zeros(chosen.splits, n, dim, device=device, dtype=dtype),
+            torch.zeros(chosen.splits, n, device=device),
         )

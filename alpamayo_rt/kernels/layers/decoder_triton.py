@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
+
 _E4M3_MAX = tl.constexpr(448.0)
 _SMALLEST_SCALE = tl.constexpr(2.0**-100)
 
@@ -135,7 +137,9 @@ def _qk_norm_rope(
     Q_PROGRAMS: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    after_the_kernel_before(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     column = tl.arange(0, BLOCK)
@@ -188,11 +192,12 @@ def qk_norm_rope(
     # Few tokens: few heads a program, for more of them at once.
     together = 8 if n > 64 else 2
     q_programs = triton.cdiv(heads, together)
+    overlap = n <= 16 and overlaps(qkv)  # between the kernels of a decode step
     _qk_norm_rope[(n, q_programs + triton.cdiv(kv, together))](
         qkv, q_weight, k_weight, cos, sin, slots, q_out, keys, values, eps, qkv.stride(0), heads, kv,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), half,
         Q_PROGRAMS=q_programs, HEADS=together, BLOCK=triton.next_power_of_2(half),
-        num_warps=4 if n > 64 else 2,
+        num_warps=4 if n > 64 else 2, OVERLAP=overlap, launch_pdl=overlap,
     )  # fmt: skip
 
 

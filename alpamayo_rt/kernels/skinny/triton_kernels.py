@@ -13,7 +13,7 @@ import triton.language as tl
 from alpamayo_rt.kernels.skinny import configurations
 from alpamayo_rt.kernels.skinny.triton_few_rows import few_rows
 from alpamayo_rt.kernels.skinny.triton_one_row import one_row
-from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
 
 
@@ -29,7 +29,7 @@ def _launch(
     rows, k = inputs.shape
     c = configurations.choose(rows, weight.kind, len(weight.values), k)
     on_gpu = out.device.type != "cpu"
-    overlap = configurations.PROGRAMMATIC_LAUNCH and on_gpu
+    overlap = rows == 1 and overlaps(out)
     tensors = (inputs, norm, *weight, out)
     meaning = {"K": k, "KIND": weight.kind, "NORM": norm is not None, "SWIGLU": swiglu, "ADD": add}
     row_bytes = weight.values.shape[1] * weight.values.element_size()
@@ -87,6 +87,6 @@ def _embed(table, ids, out, width, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
 def embed(table: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
     """See `operations.embed`."""
     rows, width = out.shape
-    overlap = configurations.PROGRAMMATIC_LAUNCH and out.is_cuda
+    overlap = overlaps(out)
     grid = (triton.cdiv(width, 1024), rows)
     _embed[grid](table, ids, out, width, BLOCK=1024, OVERLAP=overlap, num_warps=4, launch_pdl=overlap)

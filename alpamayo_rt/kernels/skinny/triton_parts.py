@@ -13,7 +13,9 @@ from alpamayo_rt.kernels.skinny import configurations
 
 def overlaps(tensor: torch.Tensor) -> bool:
     """Whether a kernel may start while the one before it drains."""
-    return configurations.PROGRAMMATIC_LAUNCH and tensor.is_cuda
+    if not configurations.PROGRAMMATIC_LAUNCH or tensor.device.type == "cpu":
+        return False
+    return torch.cuda.get_device_capability() >= (9, 0)
 
 
 @triton.jit

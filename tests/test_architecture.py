@@ -62,6 +62,11 @@ FORBIDDEN = {
         "evaluation",
     ],
     "kernels": ["engine", "model", "prompt", "sample", "action", "verify", "cli", "inference", "loading"],
+    # What is measured is numbers: no files, no models, no clips.
+    "evaluation": ["cli", "harness", "demo", "sample", "engine", "inference", "loading", "checkpoint"],
+    "harness": ["cli", "serving", "verify", "training"],
+    "demo": ["cli", "harness", "serving", "verify", "training"],
+    "provenance": ["cli", "harness", "serving"],
     "serving": [
         "cli",
         "bench",

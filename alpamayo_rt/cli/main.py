@@ -31,11 +31,15 @@ def parser() -> argparse.ArgumentParser:
         build_engine,
         calibrate,
         client,
+        compare,
+        data,
+        eval,
         export,
         infer,
         inspect,
         quantize,
         replay,
+        report,
         serve,
         verify,
         world,
@@ -49,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     modules = (
-        infer, inspect, replay, verify, serve, client, export, build_engine, calibrate, quantize, world, bench,
+        infer, inspect, replay, verify, serve, client, data, eval, compare, report, bench, export, build_engine,
+        calibrate, quantize, world,
     )  # fmt: skip
     for module in modules:
         module.add(commands)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guidance at released sizes on one GPU: two caches, six candidates, random weights; time and peak memory.
 
-    python benchmarks/guided_memory.py --family alpamayo2_super --precision bf16 --out benchmarks/results/NAME.json
+    python benchmarks/guided_memory.py --precision bf16 --out benchmarks/results/NAME.json
 
 The request is W6 of `alpamayo-rt bench`. The prompt without navigation lacks ten of its text tokens; the
 known 31 tokens are appended to it, as `Model.unguided_hand_off` does.

@@ -32,30 +32,34 @@ from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, ove
 
 
 @triton.jit
-def _turned(source, weight, cos, sin, token, inside, eps, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def _opposite(column, DIM: tl.constexpr):
+    """Of each column, the one that it is rotated with."""
+    return tl.where(column < DIM // 2, column + DIM // 2, column - DIM // 2)
+
+
+@triton.jit
+def _turned(
+    source, weight, opposite_weight, cos, sin, token, inside, eps, DIM: tl.constexpr, BLOCK_D: tl.constexpr
+):
     """Heads at `source` (N,), of these tokens, normed and rotated, (N, BLOCK_D) in their own type.
 
     Each is read a second time with its halves exchanged: cheaper than to exchange them between threads.
     """
-    half: tl.constexpr = DIM // 2
     kind: tl.constexpr = source.dtype.element_ty
     column = tl.arange(0, BLOCK_D)
-    opposite = tl.where(column < half, column + half, column - half)
-    real = column < DIM
-    here = inside[:, None] & real[None, :]
+    here = inside[:, None] & (column < DIM)[None, :]
     # All reads come before the sum, which waits for the first.
     value = tl.load(source[:, None] + column[None, :], mask=here, other=0.0)
-    other = tl.load(source[:, None] + opposite[None, :], mask=here, other=0.0)
-    value_weight = tl.load(weight + column, mask=real, other=0.0).to(tl.float32)[None, :]
-    other_weight = tl.load(weight + opposite, mask=real, other=0.0).to(tl.float32)[None, :]
-    angle = token[:, None] * half + (column % half)[None, :]
+    other = tl.load(source[:, None] + _opposite(column, DIM)[None, :], mask=here, other=0.0)
+    angle = token[:, None] * (DIM // 2) + (column % (DIM // 2))[None, :]
     c = tl.load(cos + angle, mask=here, other=0.0)
     s = tl.load(sin + angle, mask=here, other=0.0)
     value, other = value.to(tl.float32), other.to(tl.float32)
     rms = tl.rsqrt(tl.sum(value * value, 1) / DIM + eps)[:, None]
-    value = ((value * rms).to(kind).to(tl.float32) * value_weight).to(kind).to(tl.float32)
-    other = ((other * rms).to(kind).to(tl.float32) * other_weight).to(kind).to(tl.float32)
-    return (value * c + tl.where((column < half)[None, :], -other, other) * s).to(kind)
+    value = ((value * rms).to(kind).to(tl.float32) * weight.to(tl.float32)[None, :]).to(kind).to(tl.float32)
+    other = (other * rms).to(kind).to(tl.float32) * opposite_weight.to(tl.float32)[None, :]
+    other = other.to(kind).to(tl.float32)
+    return (value * c + tl.where((column < DIM // 2)[None, :], -other, other) * s).to(kind)
 
 
 @triton.jit
@@ -99,6 +103,11 @@ def _decode(
     kv_head, split = tl.program_id(0), tl.program_id(1)
     key_head = keys + kv_head.to(tl.int64) * key_head_stride
     value_head = values + kv_head.to(tl.int64) * value_head_stride
+    column = tl.arange(0, BLOCK_D)
+    real = column < DIM
+    # Weights no kernel writes: they need not wait.
+    q_norm = tl.load(q_weight + column, mask=real, other=0.0)
+    opposite_q_norm = tl.load(q_weight + _opposite(column, DIM), mask=real, other=0.0)
     # Query rows of this program: all sequences over a piece of the prefix, or one sequence over its tail.
     if split < SPLITS:
         length = tl.load(prefix_length).to(tl.int32)
@@ -121,21 +130,32 @@ def _decode(
         part = SPLITS
         # The new token, one row: its key and value go into the cache.
         one = tl.arange(0, 1)
-        column = tl.arange(0, BLOCK_D)
-        real = (column < DIM)[None, :]
         slot = tl.load(slots + sequence)
         source = qkv + sequence * row_stride + (heads + kv_head + one) * DIM
-        value = tl.load(source[:, None] + kv_heads * DIM + column[None, :], mask=real, other=0.0)
-        key = _turned(source, k_weight, cos, sin, sequence + one, one < 1, eps, DIM, BLOCK_D)
-        tl.store(key_head + slot * key_stride + one[:, None] + column[None, :], key, mask=real)
-        tl.store(value_head + slot * value_stride + one[:, None] + column[None, :], value, mask=real)
+        value = tl.load(source[:, None] + kv_heads * DIM + column[None, :], mask=real[None, :], other=0.0)
+        key = _turned(
+            source, tl.load(k_weight + column, mask=real, other=0.0),
+            tl.load(k_weight + _opposite(column, DIM), mask=real, other=0.0),
+            cos, sin, sequence + one, one < 1, eps, DIM, BLOCK_D,
+        )  # fmt: skip
+        tl.store(key_head + slot * key_stride + one[:, None] + column[None, :], key, mask=real[None, :])
+        tl.store(value_head + slot * value_stride + one[:, None] + column[None, :], value, mask=real[None, :])
         tl.debug_barrier()  # other threads of this program read them below; no other program does
     member = tl.arange(0, BLOCK_M)
     head = kv_head * GROUP + member % GROUP
     inside = member < count
     token = sequence + member // GROUP
     rows_q = _turned(
-        qkv + token * row_stride + head * DIM, q_weight, cos, sin, token, inside, eps, DIM, BLOCK_D
+        qkv + token * row_stride + head * DIM,
+        q_norm,
+        opposite_q_norm,
+        cos,
+        sin,
+        token,
+        inside,
+        eps,
+        DIM,
+        BLOCK_D,
     )
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)

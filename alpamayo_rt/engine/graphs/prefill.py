@@ -83,8 +83,8 @@ class PrefillRun:
         self._last_row(x, places)
 
     def _last_row(self, x: torch.Tensor, places: Places) -> None:
-        # Of the last layer only one token's output is read: it runs as a decode step would. Its key is among the
-        # prompt's already, and is written once more behind the prompt, where nobody reads while it is written.
+        # Of the last layer only one token's output is read: it runs as a decode step would. Its key is among
+        # the prompt's already, and is written once more behind them, where nobody reads at the same time.
         few, layer = self.few, len(self.layers) - 1
         few.x.copy_(x.index_select(0, self.last))
         here = Places(*(part.index_select(0, self.last) for part in (places.cos, places.sin)), self._spare)

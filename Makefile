@@ -27,11 +27,11 @@ $(VENV)/demo-installed: $(VENV)/created pyproject.toml
 	@touch $@
 
 $(VENV)/test-installed: $(VENV)/demo-installed
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,export,onnxruntime,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,export,onnxruntime,serve,dev]"
 	@touch $@
 
 $(VENV)/all-installed: $(VENV)/test-installed
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,export,onnxruntime,tensorrt,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,eval,export,onnxruntime,tensorrt,serve,browser,dev]"
 	@touch $@
 
 demo: $(VENV)/demo-installed

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import time
-from itertools import pairwise
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,45 +33,8 @@ from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.result import Result, Trace
 from alpamayo_rt.sample.sample import Sample, as_array
 from alpamayo_rt.settings import Settings
+from alpamayo_rt.stopwatch import Stopwatch
 from alpamayo_rt.tasks import Task
-
-
-class Stopwatch:
-    """Milliseconds by stage. On a GPU marks are set in its stream, and nobody waits before the end."""
-
-    def __init__(self, engine: Engine):
-        self._device = engine.device
-        self._start = time.perf_counter()
-        self._marks = [("", self._mark())]
-
-    def _mark(self) -> float | torch.cuda.Event:
-        if self._device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap on `stage`."""
-        self._marks.append((stage, self._mark()))
-
-    def total(self) -> dict[str, float]:
-        """All stages and the time since the start; waits for the device."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        spent: dict[str, float] = {}
-        for (_, before), (stage, after) in pairwise(self._marks):
-            spent[stage] = spent.get(stage, 0.0) + _passed(before, after)
-        return spent | {"total": (time.perf_counter() - self._start) * 1e3}
-
-
-def _passed(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
-    """Milliseconds between two marks of one stopwatch."""
-    if isinstance(before, torch.cuda.Event):
-        assert isinstance(after, torch.cuda.Event)
-        return before.elapsed_time(after)
-    assert not isinstance(after, torch.cuda.Event)
-    return (after - before) * 1e3
 
 
 class Model:
@@ -106,6 +68,7 @@ class Model:
         guidance_weight: float | None = None,
         keep_trace: bool = False,
         on_token: OnToken | None = None,
+        frame_ids: Sequence[Hashable] | None = None,
     ) -> Result:
         """Reason about a sample and propose trajectories, or say in words what its task asks for.
 
@@ -124,6 +87,9 @@ class Model:
             keep_trace: keep what a cache dump needs in `Result.trace`.
             on_token: is told each sequence and token as soon as it is known, so that text can be shown while it
                 is written; what it raises ends the request.
+            frame_ids: one key an image, camera-major, such as (camera, time). Images whose key has been seen
+                lately are not encoded again by engines that keep features (graphs does); so a key must never
+                stand for two pictures. None encodes all.
 
         Raises:
             InputError: the sample or a setting is wrong; the sentence names the field.
@@ -133,11 +99,13 @@ class Model:
             max_generate_length, seed, guidance_weight,
         )  # fmt: skip
         task = self._check(sample, settings)
-        watch = Stopwatch(self.engine)
+        if frame_ids is not None and len(frame_ids) != sample.num_images:
+            raise InputError(f"frame_ids: {len(frame_ids)} keys, expected {sample.num_images}, one an image")
+        watch = Stopwatch(self.engine.device)
         images = prepare_images(sample, self.config, self.engine.device)
         prompt = self.prompt_of(sample, images)
         watch.lap("preprocess")
-        features = self.engine.encode_images(images)
+        features = self.engine.encode_images(images, frame_ids)
         watch.lap("vision")
         if not task.drives:
             return self._answer(sample, task, prompt, features, settings, watch, on_token)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 
 from alpamayo_rt.action.unicycle import Unicycle
-from alpamayo_rt.checkpoint import Checkpoint, load_network, open_checkpoint
+from alpamayo_rt.checkpoint import Checkpoint, empty_network, load_network, open_checkpoint
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
@@ -17,13 +17,15 @@ from alpamayo_rt.engine_files import EngineFiles
 from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.model.network import Network
+from alpamayo_rt.precisions import PRECISIONS
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.quantization.linear import has_fp8
+from alpamayo_rt.quantization.memory import weight_bytes, weights_in
 from alpamayo_rt.quantization.parts import NARROW
 from alpamayo_rt.quantization.plan import Plan
+from alpamayo_rt.room import check_room
 
 ENGINES = ("auto", "eager", "graphs", "onnxruntime", "tensorrt")
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load(
@@ -90,6 +92,11 @@ def load(
     tokenizer = PromptTokenizer(checkpoint.backbone, checkpoint.config)
     name, plan = choose_plan(checkpoint, precision, where, progress)
     dtype = PRECISIONS[_surrounding(where) if name in NARROW else name]
+    if where.type == "cuda" and only == ("",):
+        empty = empty_network(checkpoint)
+        parameters = sum(weights_in(empty, slot, p.numel()) for slot, p in empty.named_parameters())
+        sizes = weight_bytes(checkpoint.plan, empty, parameters)
+        check_room({kind: size for kind, (size, _) in sizes.items()}, name, where)
     network = load_network(checkpoint, where, dtype, progress, only, plan)
     statistics = network.action_space
     unicycle = Unicycle(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from alpamayo_rt.plot_scene import MUTED_COLOUR, TEXT_COLOUR, colour_of, draw_sc
 from alpamayo_rt.plot_text import clip, fit_paragraphs, font, line_height, lines_of, width_of
 from alpamayo_rt.result import Result
 from alpamayo_rt.sample.sample import Sample, as_array
+from alpamayo_rt.tasks import AUTO_LABELING, GROUNDING, META_ACTION, TRAJECTORY, VQA
 
 WIDTH, HEIGHT = 1600, 1000
 """Pixels of the picture."""
@@ -32,6 +34,13 @@ _SIZES = (30, 27, 24, 22, 20, 18, 17, 16, 15)  # of texts, the largest that fits
 _COMFORTABLE = 20
 _HEADING, _SECTION_GAP, _TEXT_GAP, _INDENT = 27, 14, 6, 34
 _BAR = "#6e8fb3"
+_TITLES = {
+    TRAJECTORY: "reasoning and trajectories",
+    VQA: "question and answer",
+    GROUNDING: "what was found",
+    META_ACTION: "reasoning and meta-actions",
+    AUTO_LABELING: "auto-label",
+}
 _WARNING = "#a40e26"
 _STOPS = {"limit": "token limit reached", "no_trajectory_token": "ended without asking for a trajectory"}
 
@@ -66,7 +75,8 @@ def draw(
     if driving:
         # The cameras get what a comfortable text leaves, but never less than they need to be recognized.
         room = min(600, max(360, room - 16 - _comfortable_height(sections)))
-    used = draw_cameras(canvas, sample, _MARGIN, _TOP, _SPLIT - _MARGIN, room)
+    boxes = result.reading.boxes or ()
+    used = draw_cameras(canvas, sample, _MARGIN, _TOP, _SPLIT - _MARGIN, room, boxes)
     if driving:
         _draw_words(canvas, sections, (_MARGIN, _TOP + used + 16, _SPLIT, _TIMES - 12))
     box = (_SCENE, _TOP, WIDTH - _MARGIN, _TIMES - 10)
@@ -114,8 +124,14 @@ def _words(sample: Sample, result: Result) -> list[_Section]:
         found.append((f"Navigation{guided}", [(sample.navigation, None)], TEXT_COLOUR))
     if sample.question is not None:
         found.append(("Question", [(sample.question, None)], TEXT_COLOUR))
-    if result.answer is not None:
+    read = result.reading.meta_action or result.reading.auto_label
+    if read is not None:
+        said = [(name, text) for name, text in asdict(read).items() if text is not None]
+        found += [(name.replace("_", " ").capitalize(), [(text, None)], TEXT_COLOUR) for name, text in said]
+    elif result.answer is not None:
         found.append(("Answer", [(result.answer.strip() or "(empty)", None)], TEXT_COLOUR))
+    if result.reading.unparsed is not None:
+        found.append(("Not read", [(result.reading.unparsed, None)], _WARNING))
     texts = [text.strip() or "(empty)" for text in result.reasoning]
     if len(texts) == 1:
         found.append(("Reasoning", [(texts[0], None)], TEXT_COLOUR))
@@ -200,9 +216,8 @@ def _draw_title(canvas: Image.Image, result: Result, title: str | None) -> None:
     pen = ImageDraw.Draw(canvas)
     pen.text((WIDTH - _MARGIN, 34), right, MUTED_COLOUR, font(17), anchor="rm")
     if title is None:
-        title = "Alpamayo: " + (
-            "question and answer" if result.trajectories is None else "reasoning and trajectories"
-        )
+        task = VQA if result.trajectories is None and result.task == TRAJECTORY else result.task
+        title = f"Alpamayo: {_TITLES[task]}"
     room = WIDTH - 3 * _MARGIN - width_of(right, 17)
     pen.text((_MARGIN, 34), clip(title, 28, room), TEXT_COLOUR, font(28), anchor="lm")
 

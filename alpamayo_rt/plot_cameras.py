@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from alpamayo_rt.answers import Box
 from alpamayo_rt.families import CAMERA_NAMES
 from alpamayo_rt.plot_text import clip, font, line_height
 from alpamayo_rt.sample.sample import PreparedImages, Sample
@@ -18,6 +19,7 @@ _BEHIND = (3, 4, 5)
 _GAP = 10
 _LABEL_SIZE = 16
 _LABEL = line_height(_LABEL_SIZE)
+_FOUND = "#cf222e"
 
 
 def newest_pictures(sample: Sample) -> list[Image.Image]:
@@ -59,11 +61,22 @@ def camera_rows(cameras: Sequence[int]) -> list[list[int]]:
         return [ahead + behind]
     if not behind:
         return [[1, 6], [0, 2]]
+    if len(ahead) == 4 and len(behind) == 2:
+        # Three above three, the telephoto camera between the two that look back.
+        return [[0, 1, 2], [behind[0], 6, behind[1]]]
     return [row for row in (ahead, behind) if row]
 
 
-def draw_cameras(canvas: Image.Image, sample: Sample, left: int, top: int, width: int, height: int) -> int:
-    """Draw all cameras with their names into the given box (pixels).
+def draw_cameras(
+    canvas: Image.Image,
+    sample: Sample,
+    left: int,
+    top: int,
+    width: int,
+    height: int,
+    boxes: Sequence[Box] = (),
+) -> int:
+    """Draw all cameras with their names into the given box (pixels), and what was found in their images.
 
     Returns:
         The height that was used; at most `height`.
@@ -84,10 +97,24 @@ def draw_cameras(canvas: Image.Image, sample: Sample, left: int, top: int, width
         cells = [max(size[0], min(share, 150)) for size in sizes]
         x = left
         for camera, size, cell in zip(row, sizes, cells, strict=True):
-            _draw_camera(canvas, pictures[camera], CAMERA_NAMES[camera], x, y, size, cell)
+            found = [box for box in boxes if box.camera == camera]
+            _draw_camera(canvas, pictures[camera], CAMERA_NAMES[camera], x, y, size, cell, found)
             x += cell + _GAP
         y += _LABEL + high + _GAP
     return y - _GAP - top
+
+
+def _draw_box(picture: Image.Image, box: Box, scale: float) -> None:
+    pen = ImageDraw.Draw(picture)
+    left, top, right, bottom = (scale * value for value in box.box)
+    pen.rectangle((left, top, right, bottom), outline=_FOUND, width=2)
+    if box.label:
+        high = line_height(_LABEL_SIZE)
+        text, letters = clip(box.label, _LABEL_SIZE, max(1.0, picture.width - left)), font(_LABEL_SIZE)
+        # Above the box, or inside it where there is no room above.
+        at = (left, top - high if top >= high else top + 2)
+        pen.rectangle(pen.textbbox(at, text, letters), fill=_FOUND)
+        pen.text(at, text, "#ffffff", letters)
 
 
 def _row_heights(rows: list[list[int]], shape_of: dict[int, float], width: int, height: int) -> list[int]:
@@ -99,9 +126,19 @@ def _row_heights(rows: list[list[int]], shape_of: dict[int, float], width: int, 
 
 
 def _draw_camera(
-    canvas: Image.Image, picture: Image.Image, name: str, x: int, y: int, size: tuple[int, int], cell: int
+    canvas: Image.Image,
+    picture: Image.Image,
+    name: str,
+    x: int,
+    y: int,
+    size: tuple[int, int],
+    cell: int,
+    found: Sequence[Box],
 ) -> None:
     ImageDraw.Draw(canvas).text((x, y), clip(name, _LABEL_SIZE, cell), "#57606a", font(_LABEL_SIZE))
     smaller = size[0] < picture.width
     how = Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC
-    canvas.paste(picture.resize(size, how), (x, y + _LABEL))
+    shown = picture.resize(size, how)
+    for box in found:
+        _draw_box(shown, box, size[0] / picture.width)
+    canvas.paste(shown, (x, y + _LABEL))

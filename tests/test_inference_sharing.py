@@ -14,6 +14,7 @@ from alpamayo_rt import Model
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.hand_off import HandOff
 from alpamayo_rt.engine.kv_cache import KvCache
+from alpamayo_rt.errors import InputError
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt
 
@@ -133,3 +134,20 @@ def test_single_mode_stores_the_reasoning_once(counted: Counted) -> None:
         model.infer(driving_sample(), candidates, STEPS, max_generate_length=LIMIT)
         lengths.append(engine.caches.pop().length)
     assert lengths[0] == lengths[1]
+
+
+def test_frame_ids_reach_the_engine_and_are_as_many_as_images(model: Model) -> None:
+    seen: list[Sequence[Hashable] | None] = []
+
+    class Listening(CountingEngine):
+        def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
+            seen.append(frame_ids)
+            return super().encode_images(images, frame_ids)
+
+    listening = Model(model.checkpoint, Listening(model.engine), model.tokenizer, model.unicycle)
+    sample = driving_sample()
+    ids = [("camera", n) for n in range(sample.num_images)]
+    listening.infer(sample, num_candidates=1, max_generate_length=1, num_diffusion_steps=1, frame_ids=ids)
+    assert seen == [ids]
+    with pytest.raises(InputError, match=f"frame_ids: 1 keys, expected {sample.num_images}"):
+        listening.infer(sample, frame_ids=ids[:1])

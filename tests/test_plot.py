@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
+from alpamayo_rt.answers import AutoLabel, Box, MetaAction, Reading
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.plot import HEIGHT, WIDTH, draw, save
 from alpamayo_rt.plot_cameras import camera_rows, newest_pictures
@@ -141,6 +142,8 @@ def test_rows_of_cameras_follow_the_space_around_the_vehicle():
     assert camera_rows([0, 1, 2, 6]) == [[1, 6], [0, 2]]
     assert camera_rows([5, 4, 1, 3, 0]) == [[0, 1], [3, 4, 5]]
     assert camera_rows(range(7)) == [[0, 1, 6, 2], [3, 4, 5]]
+    assert camera_rows([0, 1, 2, 3, 5, 6]) == [[0, 1, 2], [3, 6, 5]]
+    assert camera_rows([0, 1, 2, 3, 4, 5]) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_prepared_images_are_put_together_again():
@@ -242,3 +245,34 @@ def test_saves_a_whole_png(tmp_path):
     assert os.listdir(tmp_path) == ["a.png"]
     with pytest.raises(InputError, match="does not exist"):
         save(picture, tmp_path / "none" / "a.png")
+
+
+def test_boxes_are_drawn_on_their_camera_alone():
+    sample = make_sample((0, 1, 2))
+    boxes = (Box(1, "lead car", (40.0, 30.0, 120.0, 80.0)), Box(1, "", (0.0, 0.0, 0.0, 0.0)))
+    before = sample.frames.clone()
+    asked = {"answer": "[...]", "task": "grounding"}
+    plain = draw(sample, Result([], [[1]], ["finished"], 900, 0, TIMES, **asked))
+    found = draw(sample, Result([], [[1]], ["finished"], 900, 0, TIMES, **asked, reading=Reading(boxes=boxes)))
+    assert torch.equal(sample.frames, before)
+    changed = np.nonzero((np.asarray(plain) != np.asarray(found)).any(-1))
+    assert len(changed[0]) > 300
+    # The middle one of three pictures side by side.
+    assert 940 / 3 < changed[1].min() < changed[1].max() < 2 * 940 / 3
+    assert count(found, "#cf222e") > 300
+
+
+def test_typed_answers_are_drawn_field_by_field():
+    def drawn(task, **reading):
+        asked = {"answer": "text", "task": task, "reading": Reading(**reading)}
+        return draw(make_sample(), Result(["Keep lane."], [[1]], ["finished"], 9, 0, TIMES, **asked)).tobytes()
+
+    action, label = MetaAction("Stop", "Straight", "Keep"), AutoLabel(chain_of_causation="Because.")
+    pictures = [
+        drawn("meta_action"),
+        drawn("meta_action", meta_action=action),
+        drawn("meta_action", meta_action=MetaAction("Stop"), unparsed="no lane"),
+        drawn("auto_labeling", auto_label=label),
+        drawn("vqa"),
+    ]
+    assert len(set(pictures)) == len(pictures)

@@ -24,9 +24,7 @@ from alpamayo_rt.loading import PRECISIONS, check_precision, load, make_engine
 from alpamayo_rt.model.network import Network
 from alpamayo_rt.quantization.linear import has_fp8
 from alpamayo_rt.quantization.parts import NARROW
-
-_ROOM = 2**30
-"""Beside the weights at least: cache and activations of the smallest workload."""
+from alpamayo_rt.room import check_room
 
 
 @dataclass
@@ -109,7 +107,7 @@ def make_random_subject(model_type: str, precision: str, device: torch.device, s
     dtype = around if precision in (*NARROW, "auto") else PRECISIONS[precision]
     sizes = {name: network_bytes(config, around, name) for name in NARROW}
     sizes |= {name: network_bytes(config, kind, name) for name, kind in PRECISIONS.items()}
-    _check_memory(sizes, precision, device)
+    check_room(sizes, precision, device)
     weights = RandomWeights(config, device, seed)
     say(f"random weights, {config.family.title} {precision}, {sizes[precision] / 2**30:.1f} GiB")
     network = build_network(config, weights, device, dtype, precision)
@@ -124,30 +122,6 @@ def make_random_subject(model_type: str, precision: str, device: torch.device, s
         lambda workload: released_request(config, workload, device),
         None,
     )
-
-
-def _check_memory(sizes: dict[str, int], precision: str, device: torch.device) -> None:
-    free = _free_bytes(device)
-    if free is None or sizes[precision] + _ROOM <= free:
-        return
-    fitting = [name for name, size in sizes.items() if size + _ROOM <= free]
-    raise EngineError(
-        f"precision: {precision} needs {sizes[precision] / 2**30:.1f} GiB for weights and 1 GiB beside them, "
-        f"{device} has {free / 2**30:.1f} GiB free; {' or '.join(fitting) or 'nothing'} would fit"
-    )
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
 
 
 def open_subject(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from typing import Any
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.loading import ENGINES, PRECISIONS
+from alpamayo_rt.provenance import run_header as run_header
+from alpamayo_rt.provenance import versions as versions
 from alpamayo_rt.quantization.parts import NARROW
 
 
@@ -106,30 +107,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (header, *rows)]
     return "\n".join(line.rstrip() for line in (lines[0], "  ".join("-" * w for w in widths), *lines[1:]))
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    import torch
-
-    from alpamayo_rt import __version__
-
-    return {"alpamayo_rt": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def run_header(model: Model) -> dict[str, Any]:
-    """What every output file says about how it was made."""
-    import torch
-
-    device = model.engine.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "model": model.provenance(),
-        "engine": model.engine.name,
-        "precision": model.engine.precision,
-        "device": f"{device} ({name})",
-        "versions": versions(),
-    }
 
 
 def result_file(header: dict[str, Any], responses: list[dict[str, Any]]) -> str:

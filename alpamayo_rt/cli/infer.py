@@ -39,7 +39,7 @@ from alpamayo_rt.sample.arrays import PreparedFile, read_npy
 from alpamayo_rt.sample.request import Request, argument_name, in_file_names, read_request_file
 from alpamayo_rt.sample.sample import Sample
 from alpamayo_rt.settings import Settings
-from alpamayo_rt.tasks import AUTO_LABELING, TRAJECTORY
+from alpamayo_rt.tasks import AUTO_LABELING
 
 
 class Prepared(NamedTuple):
@@ -193,10 +193,7 @@ def _live_job(args: argparse.Namespace, overrides: dict[str, Any]) -> Job:
     clip = live_clip(args.clip, args.t0_us)
 
     def prepare(model: Model) -> Prepared:
-        sample, future = clip.read(model.engine.device, args.nav_text, args.question)
-        if args.task is not None:
-            driving = args.task == TRAJECTORY
-            sample = sample.replaced(task=args.task, navigation=sample.navigation if driving else args.nav_text)
+        sample, future = clip.read(model.engine.device, args.nav_text, args.question, args.task)
         return Prepared(sample, Settings(**overrides), future)
 
     return Job(args.clip, prepare, _describe, {"t0_us": clip.t0_us})

@@ -30,11 +30,17 @@ def parser() -> argparse.ArgumentParser:
         bench,
         build_engine,
         calibrate,
+        client,
+        compare,
+        data,
+        eval,
         export,
         infer,
         inspect,
         quantize,
         replay,
+        report,
+        serve,
         verify,
         world,
     )
@@ -46,7 +52,11 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alpamayo-rt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (infer, inspect, replay, verify, export, build_engine, calibrate, quantize, world, bench):
+    modules = (
+        infer, inspect, replay, verify, serve, client, data, eval, compare, report, bench, export, build_engine,
+        calibrate, quantize, world,
+    )  # fmt: skip
+    for module in modules:
         module.add(commands)
     return top
 

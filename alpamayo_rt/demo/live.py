@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from alpamayo_rt.demo.truth import STEP_US
 from alpamayo_rt.demo.world import World
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.sample.sample import Sample
+from alpamayo_rt.tasks import AUTO_LABELING, TRAJECTORY
 
 _NAME = re.compile(r"world-live:(\d{1,9}):(\d{1,9})")
 
@@ -31,18 +33,30 @@ class LiveClip:
         return self.step * STEP_US
 
     def read(
-        self, device: torch.device, navigation: str | None = None, question: str | None = None
+        self,
+        device: torch.device,
+        navigation: str | None = None,
+        question: str | None = None,
+        task: str | None = None,
     ) -> tuple[Sample, torch.Tensor]:
         """The sample, and the true future (64, 3) in metres.
 
         Args:
             device: where the images are drawn and stay.
             navigation: instead of the clip's own.
-            question: to answer instead of driving; then there is no navigation.
+            question: to answer instead of driving; then there is no navigation but the one given.
+            task: what is asked; None: by the question. An auto-label is shown the true future.
         """
         drawn, truth = self.world.sample(self.number, self.step, device)
-        said = None if question is not None else navigation or drawn.navigation
-        return drawn.replaced(navigation=said, question=question), torch.from_numpy(truth["future_xyz"]).float()
+        driving = question is None and task in (None, TRAJECTORY)
+        asked: dict[str, Any] = {
+            "navigation": navigation or (drawn.navigation if driving else None),
+            "question": question,
+        }
+        future = {name: torch.from_numpy(truth[name]).float() for name in ("future_xyz", "future_rot")}
+        if task == AUTO_LABELING:
+            asked |= {f"ego_{name}": poses for name, poses in future.items()}
+        return drawn.replaced(task=task, **asked), future["future_xyz"]
 
 
 def live_clip(name: str, t0_us: int | None = None) -> LiveClip:

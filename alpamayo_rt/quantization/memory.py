@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from alpamayo_rt.loading import PRECISIONS
+from alpamayo_rt.precisions import PRECISIONS
 from alpamayo_rt.quantization.linear import QuantizedLinear
 from alpamayo_rt.quantization.parts import NARROW
 from alpamayo_rt.quantization.plan import Plan

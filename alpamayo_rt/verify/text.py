@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from alpamayo_rt.answers import read_answer
-from alpamayo_rt.engine.sampling import Sampling
+from alpamayo_rt.engine.sampling import Sampling, StopRule
 from alpamayo_rt.inference import Model
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt, task_of
@@ -25,6 +25,8 @@ def check_text(model: Model, case: Case, images: Images, prompt: Prompt, report:
         report.equal(
             "rope_deltas", "fed", torch.full_like(case["rope_deltas"], prompt.rope_delta), case["rope_deltas"]
         )
+    for row in recorded[:, length:].tolist():
+        _check_said(model, case, task, row[: _end(row, rule)], "fed", report, " of recorded tokens")
     if not case.greedy or engine.precision != "fp32":
         return
     for source, patches in (("fed", case.images()), ("chained", images)):
@@ -35,20 +37,26 @@ def check_text(model: Model, case: Case, images: Images, prompt: Prompt, report:
         )
         ours = rollout.tokens[0]
         for row in recorded[:, length:].tolist():
-            ends = [row.index(token) + 1 for token in (rule.end, rule.closing) if token in row]
-            report.equal("sequences (answer)", source, ours, row[: min(ends, default=len(row))])
+            report.equal("sequences (answer)", source, ours, row[: _end(row, rule)])
         _check_said(model, case, task, ours, source, report)
 
 
-def _check_said(model: Model, case: Case, task: Task, ours: list[int], source: str, report: Report) -> None:
+def _end(row: list[int], rule: StopRule) -> int:
+    """Tokens of a recorded answer up to and including the one that ended it."""
+    return min((row.index(t) + 1 for t in (rule.end, rule.closing) if t in row), default=len(row))
+
+
+def _check_said(
+    model: Model, case: Case, task: Task, ours: list[int], source: str, report: Report, of: str = ""
+) -> None:
     text = model.text_of(ours, task)
-    if task.reads != META_ACTIONS:
-        for answer in case.meta.get("answer", []):
-            if answer:
-                report.equal("answer", source, text, answer)
-        return
-    # The reference keeps the text before the meta-actions and the meta-actions apart.
-    before = read_answer(text, task.reads, (0,), (1, 1)).reasoning or ""
-    for name, said in (("cot", before), ("meta_action", text.removeprefix(before).strip())):
+    before = text
+    if "meta_action" in case.meta:
+        # The reference keeps meta-actions and the text before them apart, whatever was asked.
+        before = read_answer(text, META_ACTIONS, (0,), (1, 1)).reasoning or ""
+    behind = text.removeprefix(before).strip()
+    for name, said in (("answer", before), ("cot", before), ("meta_action", behind)):
         for recorded in case.meta.get(name, []):
-            report.equal(name, source, said, recorded)
+            # An older recording of a question has no text where the model gave none of its markers.
+            if recorded or "meta_action" in case.meta:
+                report.equal(name + of, source, said, recorded)

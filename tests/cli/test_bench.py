@@ -182,9 +182,9 @@ def test_bad_arguments(cli: Cli, words: list[str], said: list[str]) -> None:
 def test_a_family_that_does_not_fit_is_refused_with_what_would(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alpamayo_rt.bench import subject
+    from alpamayo_rt import room
 
-    monkeypatch.setattr(subject, "_free_bytes", lambda device: 24 * 2**30)
+    monkeypatch.setattr(room, "_free_bytes", lambda device: 24 * 2**30)
     run = cli("bench", "--family", "alpamayo1_5", *QUICK[:2])
     assert run.status == 2
     (line,) = run.complaints

@@ -76,6 +76,16 @@ def test_prepared_input_with_flags(tmp_path: Path, super_folder: Path) -> None:
         assert response["task"] == task
 
 
+def test_an_auto_label_of_a_clip_is_shown_its_future(tmp_path: Path, super_folder: Path) -> None:
+    out = tmp_path / "out.json"
+    flags = ("--clip", "world-live:0:3", "--task", "auto_labeling", "--max-generate-length", "3")
+    run = process("infer", "--model", super_folder, *flags, "--output-file", out, "--device", "cpu")
+    assert run.status == 0, run.err
+    written = json.loads(out.read_text())
+    assert problems(RESULT, written) == []
+    assert written["responses"][0]["task"] == "auto_labeling"
+
+
 def test_spelled_layouts_are_understood(
     tmp_path: Path, super_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

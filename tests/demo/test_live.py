@@ -50,3 +50,16 @@ def test_a_name_of_another_form_is_refused(name: str, capsys: pytest.CaptureFixt
 def test_a_time_outside_the_windows_is_refused(t0_us: int) -> None:
     with pytest.raises(InputError, match="t0_us"):
         live_clip("world-live:0:3", t0_us)
+
+
+def test_a_live_clip_is_asked_for_any_task() -> None:
+    clip, cpu = live_clip("world-live:0:3"), torch.device("cpu")
+    plain, future = clip.read(cpu)
+    meta, _ = clip.read(cpu, task="meta_action")
+    label, _ = clip.read(cpu, task="auto_labeling")
+    assert (meta.task, meta.navigation, meta.ego_future_xyz) == ("meta_action", None, None)
+    assert plain.task is None
+    assert clip.read(cpu, task="trajectory")[0].navigation == plain.navigation
+    assert label.navigation is None
+    assert torch.equal(label.ego_future_xyz, future)
+    assert label.ego_future_rot.shape == (64, 3, 3)

@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from pairs import Pair, pair_of
-from situations import SHIPPED
-
-CHECKPOINT = str(SHIPPED / "model" / "checkpoint")
+from pairs import CHECKPOINT, Pair, pair_of
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from situations import SHIPPED
 
 from alpamayo_rt import Model, Sample, load
 from alpamayo_rt.engine.eager import EagerEngine
@@ -21,6 +22,8 @@ NEAR = 1e-5
 FLOW = 1e-3
 """The same over several steps: an expert of random weights amplifies what a step before it rounded."""
 WAYPOINTS = 64
+CHECKPOINT = str(SHIPPED / "model" / "checkpoint")
+"""The tiny Alpamayo 1.5."""
 
 
 @dataclass

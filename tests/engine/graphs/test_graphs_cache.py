@@ -8,14 +8,13 @@ import re
 
 import pytest
 import torch
-from pairs import FLOW, Pair, distance, keys_and_values, on_graphs, started
+from pairs import CHECKPOINT, FLOW, Pair, distance, keys_and_values, on_graphs, started
 from situations import driving_sample, question_sample
 
 from alpamayo_rt import InputError, Result, Sample, load
 from alpamayo_rt.engine.graphs.cache import CacheSets
 from alpamayo_rt.engine.graphs.graph import Graphs
 from alpamayo_rt.errors import EngineError
-from conftest import CHECKPOINT
 
 SHORT = {"max_generate_length": 5, "num_diffusion_steps": 2, "num_candidates": 2}
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import WAYPOINTS, Pair, distance, greedy, keys_and_values, pair_of, started
+from pairs import CHECKPOINT, WAYPOINTS, Pair, distance, greedy, keys_and_values, pair_of, started
 from situations import driving_sample
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -20,7 +20,6 @@ from alpamayo_rt.demo.live import live_clip
 from alpamayo_rt.engine.base import FINISHED, Rollout
 from alpamayo_rt.engine.hand_off import hand_off
 from alpamayo_rt.engine.sampling import StopRule, draw_uniforms
-from conftest import CHECKPOINT
 
 pytestmark = pytest.mark.gpu
 

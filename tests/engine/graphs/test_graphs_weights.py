@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import NEAR, WAYPOINTS, Pair, distance, keys_and_values, pair_of, same_caches, started
+from pairs import CHECKPOINT, NEAR, WAYPOINTS, Pair, distance, keys_and_values, pair_of, same_caches, started
 from situations import driving_sample
 from torch import nn
 
@@ -16,7 +16,6 @@ from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine.graphs.weights import fuse
 from alpamayo_rt.engine.hand_off import hand_off
 from alpamayo_rt.quantization.plan import Plan
-from conftest import CHECKPOINT
 
 SEQUENCES = [[11, 12, 13], [21]]
 DECODE_BOUND = {"fp8": 0.1, "int4": NEAR}

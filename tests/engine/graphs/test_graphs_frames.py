@@ -70,6 +70,13 @@ def test_later_requests_do_not_change_what_was_kept(tiny: Pair, window: Images) 
     assert torch.equal(rows(engine.encode_images(some(window, [1, 0]), "ba"), 2), first[[1, 0]])
 
 
+def test_features_are_the_callers_own(tiny: Pair, window: Images) -> None:
+    """The next request of the same size runs in the same buffers."""
+    given = [tiny.graphs.encode_images(some(window, numbers)) for numbers in ([0, 1], [2, 3])]
+    for numbers, features in zip(([0, 1], [2, 3]), given, strict=True):
+        assert distance(rows(features, 2), rows(tiny.eager.encode_images(some(window, numbers)), 2)) < NEAR
+
+
 def test_the_same_frame_twice_in_a_request(tiny: Pair, window: Images) -> None:
     engine = tiny.graphs
     made = rows(engine.encode_images(some(window, [0, 1, 0]), "aba"), 3)

@@ -36,6 +36,7 @@ from alpamayo_rt.kernels.attention.scratch import (
     decode_configuration,
     expert_configuration,
 )
+from alpamayo_rt.kernels.layers.decoder import qk_norm_rope_twin
 from alpamayo_rt.kernels.rollout import operations as rollout
 from alpamayo_rt.kernels.sampling import operations as sampling
 from alpamayo_rt.kernels.skinny import configurations as launches
@@ -114,24 +115,30 @@ def torch_cases(
 
 
 def decode_cases(heads: int, rows: int, prefix: int, every: bool) -> list[Case]:
-    """One token a row, tails of 30 tokens."""
+    """One token a row from its query, key and value on, tails of 30 tokens."""
     keys, values = caches(prefix, rows)
     shape = {"heads": heads, "rows": rows, "prefix": prefix}
-    q = torch.randn(rows, heads, DIM, device="cuda", dtype=torch.bfloat16)
+    qkv = torch.randn(rows, (heads + 2 * KV_HEADS) * DIM, device="cuda", dtype=torch.bfloat16)
+    weights = torch.ones(2, DIM, device="cuda", dtype=torch.bfloat16)
+    angle = torch.randn(rows, DIM // 2, device="cuda")
     length = torch.tensor(prefix, device="cuda")
     tails = torch.arange(rows, device="cuda", dtype=torch.int32) % 3 + 29
-    arguments = (length, prefix, ROOM, tails, SCALE)
+    slots = prefix + ROOM * torch.arange(rows, device="cuda") + tails - 1
+    token = (qkv, *weights, 1e-6, angle.cos(), angle.sin(), slots)
+    seen = (length, prefix, ROOM, tails, SCALE)
 
     def case(configuration: DecodeConfiguration) -> Case:
         scratch = DecodeScratch.allocate(rows, heads, KV_HEADS, DIM, "cuda", configuration)
-        out = torch.full_like(q, torch.nan)
+        out = torch.full((rows, heads, DIM), torch.nan, device="cuda", dtype=torch.bfloat16)
 
         def run(layer: int) -> None:
-            attention.decode_attention(q, keys[layer], values[layer], *arguments, out, scratch)
+            attention.decode_attention_from_qkv(*token, keys[layer], values[layer], *seen, out, scratch)
 
         def check() -> float:
-            exact = torch.empty(q.shape, device="cuda")
-            attention.decode_attention_twin(q.float(), keys[3].float(), values[3].float(), *arguments, exact)
+            q, k, v = torch.empty_like(out), keys[3].clone(), values[3].clone()
+            qk_norm_rope_twin(*token, q, k, v)
+            exact = torch.empty(out.shape, device="cuda")
+            attention.decode_attention_twin(q.float(), k.float(), v.float(), *seen, exact)
             out.fill_(torch.nan)
             run(3)
             return relative(out, exact)

@@ -10,9 +10,8 @@ import torch
 from alpamayo_rt.config import TextConfig
 from alpamayo_rt.engine.graphs.many import Places
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
-from alpamayo_rt.kernels.attention.operations import decode_attention
+from alpamayo_rt.kernels.attention.operations import decode_attention_from_qkv
 from alpamayo_rt.kernels.attention.scratch import DecodeScratch
-from alpamayo_rt.kernels.layers.decoder import qk_norm_rope
 from alpamayo_rt.kernels.skinny import operations as skinny
 
 MOST_ROWS = 16
@@ -47,7 +46,7 @@ class FewRows:
         heads, kv, d = config.num_heads, config.num_kv_heads, config.head_dim
         self.x = empty(config.hidden_size)
         self.qkv = empty((heads + 2 * kv) * d)
-        self.q, self.mixed = empty(heads, d), empty(heads, d)
+        self.mixed = empty(heads, d)
         self.opened = empty(config.intermediate_size)
         self.logits = torch.zeros(rows, config.vocab_size, device=device, dtype=torch.float32)
         self.scratch = DecodeScratch.allocate(rows, heads, kv, d, device)
@@ -58,10 +57,9 @@ class FewRows:
         """One layer over `x`, in place."""
         c, eps = self.config, self.config.rms_norm_eps
         skinny.norm_linear(self.x, weights.input_norm, eps, weights.qkv.weight, self.qkv)
-        qk_norm_rope(self.qkv, weights.q_norm, weights.k_norm, eps, *places, self.q, keys, values)
-        decode_attention(
-            self.q, keys, values, seen.prefix_length, seen.tail_start, seen.tail_room, seen.tail_length,
-            c.head_dim**-0.5, self.mixed, self.scratch,
+        decode_attention_from_qkv(
+            self.qkv, weights.q_norm, weights.k_norm, eps, *places, keys, values, seen.prefix_length,
+            seen.tail_start, seen.tail_room, seen.tail_length, c.head_dim**-0.5, self.mixed, self.scratch,
         )  # fmt: skip
         skinny.linear_add(self.mixed.flatten(1), weights.o.weight, self.x)
         skinny.norm_linear_swiglu(self.x, weights.post_norm, eps, weights.gate_up.weight, self.opened)

@@ -46,6 +46,7 @@ class PrefillRun:
         self._slots = torch.arange(length, device=device)
         self._tables = mrope_tables(c, device)
         self._no_tail = torch.zeros(1, dtype=torch.int64, device=device)
+        self._spare = torch.full((1,), home.tail_start, device=device)
 
     def fill(self, prompt: Prompt, features: VisionFeatures) -> None:
         """Take a prompt; its cache set has begun with it."""
@@ -82,12 +83,14 @@ class PrefillRun:
         self._last_row(x, places)
 
     def _last_row(self, x: torch.Tensor, places: Places) -> None:
-        # Of the last layer only one token's output is read: it runs as a decode step would.
+        # Of the last layer only one token's output is read: it runs as a decode step would. Its key is among
+        # the prompt's already, and is written once more behind them, where nobody reads at the same time.
         few, layer = self.few, len(self.layers) - 1
         few.x.copy_(x.index_select(0, self.last))
-        here = Places(*(part.index_select(0, self.last) for part in places))
+        here = Places(places.cos.index_select(0, self.last), places.sin.index_select(0, self.last), self._spare)
+        keys, values = self.home.planes[layer]
         seen = Seen(self.home.prefix_length, self.home.tail_start, 1, self._no_tail)
-        few.layer(self.layers[layer], here, *self.home.planes[layer], seen)
+        few.layer(self.layers[layer], here, keys, values, seen)
         few.head(self.language.norm.weight, self.lm_head)
         self.home.logits.copy_(few.logits)
 

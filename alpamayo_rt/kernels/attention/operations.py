@@ -17,10 +17,17 @@ import torch
 
 from alpamayo_rt.kernels.attention.scratch import DecodeScratch, ExpertScratch
 from alpamayo_rt.kernels.dispatch import uses_triton
+from alpamayo_rt.kernels.layers.decoder import qk_norm_rope_twin
 
 
-def decode_attention(
-    q: torch.Tensor,
+def decode_attention_from_qkv(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    eps: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    slots: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     prefix_length: torch.Tensor,
@@ -31,12 +38,20 @@ def decode_attention(
     out: torch.Tensor,
     scratch: DecodeScratch,
 ) -> None:
-    """One new token a sequence attends to the prefix and to its own sequence's tail.
+    """Norm, rotate and cache one new token a sequence; it attends to the prefix and to its own tail.
 
-    The result does not depend on the order in which the programs run.
+    What `layers.decoder.qk_norm_rope` does, with its rounding, and then attention, in one launch. The result
+    does not depend on the order in which the programs run.
 
     Args:
-        q: (R, heads, d), a view whose last dimension is contiguous.
+        qkv: (R, (heads + 2 · kv heads) · d), q before k before v, a view whose last dimension is contiguous.
+        q_weight: (d,), as is k_weight: of the norms.
+        k_weight: see q_weight.
+        eps: of the norms.
+        cos: (R, d / 2) float32, as is sin: rotary positions; the second half of a head has the same.
+        sin: see cos.
+        slots: (R,) int64, where each token's key and value go: into its own tail, or where no row looks. A row
+            sees its own token if the slot lies within its `tail_length`.
         keys: (kv heads, capacity, d), see above.
         values: likewise.
         prefix_length: () int32 or int64.
@@ -51,10 +66,37 @@ def decode_attention(
     if uses_triton(out):
         from alpamayo_rt.kernels.attention import triton_decode
 
-        run = triton_decode.decode_attention
+        run = triton_decode.decode_attention_from_qkv
     else:
-        run = decode_attention_twin
-    run(q, keys, values, prefix_length, tail_start, tail_room, tail_length, scale, out, scratch)
+        run = decode_attention_from_qkv_twin
+    run(
+        qkv, q_weight, k_weight, eps, cos, sin, slots, keys, values, prefix_length, tail_start, tail_room,
+        tail_length, scale, out, scratch,
+    )  # fmt: skip
+
+
+def decode_attention_from_qkv_twin(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    eps: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    slots: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    prefix_length: torch.Tensor,
+    tail_start: int,
+    tail_room: int,
+    tail_length: torch.Tensor,
+    scale: float,
+    out: torch.Tensor,
+    scratch: DecodeScratch | None = None,
+) -> None:
+    """See `decode_attention_from_qkv`."""
+    q = torch.empty_like(out, dtype=qkv.dtype)
+    qk_norm_rope_twin(qkv, q_weight, k_weight, eps, cos, sin, slots, q, keys, values)
+    decode_attention_twin(q, keys, values, prefix_length, tail_start, tail_room, tail_length, scale, out)
 
 
 def decode_attention_twin(
@@ -67,9 +109,8 @@ def decode_attention_twin(
     tail_length: torch.Tensor,
     scale: float,
     out: torch.Tensor,
-    scratch: DecodeScratch | None = None,
 ) -> None:
-    """See `decode_attention`; in float64 when q is."""
+    """The second half of `decode_attention_from_qkv`, from rotated q (R, heads, d); in float64 when q is."""
     starts = tail_start + tail_room * torch.arange(len(q), device=q.device)
     seen = _seen_slots(keys.shape[1], prefix_length, starts, tail_length)
     own = keys[:, :0].expand(len(q), -1, -1, -1)

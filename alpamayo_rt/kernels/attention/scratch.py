@@ -14,10 +14,13 @@ import torch
 _PROGRAMS = 264
 """Two for each of an H100's multiprocessors."""
 
+COMBINE_ONE_ROW_IN_LAST = False
+"""Whether a decode step of one sequence does without the second kernel: see `DecodeConfiguration`."""
+
 
 @dataclass(frozen=True)
 class DecodeConfiguration:
-    """Of `decode_attention`.
+    """Of `decode_attention_from_qkv`.
 
     Attributes:
         splits: programs a key-value head among which the prefix is divided.
@@ -63,7 +66,11 @@ class ExpertConfiguration:
 def decode_configuration(rows: int, heads: int, kv_heads: int) -> DecodeConfiguration:
     """A division that occupies an H100, for so many sequences."""
     splits = min(max(_PROGRAMS // 2 // kv_heads, 1), 16)
-    return DecodeConfiguration(splits, warps=8 if rows * heads // kv_heads > 64 else 4)
+    return DecodeConfiguration(
+        splits,
+        warps=8 if rows * heads // kv_heads > 64 else 4,
+        combine_in_last=COMBINE_ONE_ROW_IN_LAST and rows == 1,
+    )
 
 
 def expert_configuration(

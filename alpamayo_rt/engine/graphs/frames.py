@@ -58,7 +58,9 @@ class FrameCache:
             for i, *features in zip(
                 new, *(f.split(counts) for f in (made.embeds, *made.deepstack)), strict=True
             ):
-                found[keys[i]] = VisionFeatures(features[0], tuple(features[1:]))
+                # Copies: a part of what was encoded together would keep all of it in memory.
+                embeds, *deepstack = (f.clone() for f in features)
+                found[keys[i]] = VisionFeatures(embeds, tuple(deepstack))
         for key in keys:
             self._kept[key] = found[key]
             self._kept.move_to_end(key)

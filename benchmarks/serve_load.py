@@ -56,12 +56,26 @@ def direct(seconds: float, model_name: str) -> dict[str, float]:
     times: list[float] = []
     settings = {"num_candidates": CANDIDATES, "num_diffusion_steps": STEPS, "seed": SEED}
     model.infer(sample, **settings)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.thread_time()
     while time.perf_counter() - began < seconds:
         start = time.perf_counter()
         model.infer(sample, **settings)
         times.append(time.perf_counter() - start)
-    return {"per_second": len(times) / sum(times), "median_ms": statistics.median(times) * 1e3}
+    cpu = time.thread_time() - cpu
+    return {
+        "per_second": len(times) / sum(times),
+        "median_ms": statistics.median(times) * 1e3,
+        "cpu_seconds": cpu / len(times),
+    }
+
+
+def busiest_thread(pid: int) -> float:
+    """CPU seconds of the thread of a process that has had most: the engine's."""
+    ticks = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        fields = stat.read_text().rpartition(")")[2].split()
+        ticks.append(int(fields[11]) + int(fields[12]))
+    return max(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def direct_in_a_process(seconds: float, model: str) -> dict[str, float]:
@@ -203,7 +217,9 @@ def measure(
         if "ready on" in line:
             break
     tally = Tally()
-    took = asyncio.run(Load(port, server.pid, request(), tally).run(plan, clients))
+    body, cpu = request(), busiest_thread(server.pid)
+    took = asyncio.run(Load(port, server.pid, body, tally).run(plan, clients))
+    cpu = busiest_thread(server.pid) - cpu
     alive = server.poll() is None
     server.terminate()
     said = server.stderr.read()
@@ -228,9 +244,15 @@ def measure(
         "p50_ms": _quantile(tally.seconds, 0.5),
         "p99_ms": _quantile(tally.seconds, 0.99),
         "answered_per_second": round(answered / took, 3),
-        "engine_alone_per_second": {"before": before["per_second"], "after": after["per_second"]},
+        "engine_alone_per_second": {
+            "before": round(before["per_second"], 3),
+            "after": round(after["per_second"], 3),
+        },
         # What the engine would have answered while requests were waiting for it.
         "share_of_engine_alone": round(answered / took / rate, 3),
+        # The same in CPU time of the engine's thread, which other programs on the machine do not change much.
+        "cpu_seconds_per_answer": round(cpu / max(1, answered), 3),
+        "cpu_seconds_alone": round((before["cpu_seconds"] + after["cpu_seconds"]) / 2, 3),
         "memory_mib": {
             "start": tally.memory[0][1] // 1024,
             "settled_min": min(settled) // 1024,

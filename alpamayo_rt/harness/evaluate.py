@@ -172,6 +172,7 @@ def _left(ends: list[float], clips: int) -> str:
 def _finish(
     folder: RunFolder, refs: list[ClipRef], missing: list[ClipRef], session: dict[str, Any]
 ) -> Finished:
+    folder.reread()
     summary = summarize(folder.records, len(missing))
     if session:
         summary["last_session"] = session

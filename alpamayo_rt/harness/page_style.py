@@ -17,7 +17,7 @@ table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .8
   font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 td { white-space: nowrap; }
-td:last-child { white-space: normal; min-width: 7em; }
+td.long { white-space: normal; min-width: 14em; }
 tr:last-child td { border-bottom: 0; }
 th { background: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { position: sticky; left: 0; background: #fff; min-width: 7.5em;

@@ -76,7 +76,7 @@ def _cell(text: str) -> str:
     word = text.split(" ")[0].rstrip(",")
     if word in ("equivalent", "worse", "better", "undecided", "different"):
         return f'<td><span class="verdict {word}">{word}</span>{escape(text[len(word) :])}</td>'
-    return f"<td>{escape(text)}</td>"
+    return f'<td class="long">{escape(text)}</td>' if len(text) > 40 else f"<td>{escape(text)}</td>"
 
 
 def _figure(title: str, drawing: str, views: list[RunView], note: str = "") -> str:

@@ -119,6 +119,10 @@ class RunFolder:
             self._file, self.records = fresh, kept
         return dropped
 
+    def reread(self) -> None:
+        """Take the records from the file: whoever interrupts may come between the disk and the list of them."""
+        self.records = _lines((self.path / RESULTS).read_bytes(), self.path / RESULTS)[0]
+
     def left(self, refs: list[ClipRef]) -> list[ClipRef]:
         """Those that have no record yet."""
         done = {key_of(record) for record in self.records}

@@ -14,14 +14,16 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from alpamayo_rt.errors import AlpamayoError
+from alpamayo_rt.evaluation.summary import summarize
 from alpamayo_rt.harness import report_html
 from alpamayo_rt.harness.compare_runs import Comparison, compare_runs
 from alpamayo_rt.harness.evaluate import Work, evaluate
 from alpamayo_rt.harness.plan import EvalPlan
 from alpamayo_rt.harness.report_data import compare_views, view
-from alpamayo_rt.harness.run_folder import RUN, SUMMARY
+from alpamayo_rt.harness.run_folder import RUN, SUMMARY, read_run
 from alpamayo_rt.harness.sources import SourceSpec
 from alpamayo_rt.settings import Settings
 
@@ -40,14 +42,20 @@ RUNS = {
 def main() -> int:
     """Run what is asked for; 1 where a run could not be done or failed on a clip."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="for the run folders and the report")
+    parser.add_argument("--out", type=Path, help="for the run folders and the report")
     parser.add_argument("--records", type=Path, help="for the JSON files (default: records in --out)")
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--most", type=int, default=6000, help="clips at most to decide on FP8")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prefetch", type=int, default=12)
+    parser.add_argument("--table", type=Path, metavar="RECORDS", help="print the table of records, run nothing")
     args = parser.parse_args()
+    if args.table is not None:
+        print(table(args.table))
+        return 0
+    if args.out is None:
+        parser.error("--out is missing")
     args.out.mkdir(parents=True, exist_ok=True)
     bad = [name for name in args.only if not run(name, args.clips, args)]
     found = {name: compare(name, args) for name in args.only if name != MEASURE and name not in bad}
@@ -104,18 +112,57 @@ def write(found: dict[str, Comparison | None], args: argparse.Namespace) -> None
         folder = args.out / name
         if not (folder / SUMMARY).is_file():
             continue
-        comparison = found.get(name)
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "run": json.loads((folder / RUN).read_text()),
-            "summary": json.loads((folder / SUMMARY).read_text()),
-            "against": None if comparison is None else comparison.to_json() | {"a": MEASURE, "b": name},
-        }
-        (records / f"{name}.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        header, rows = read_run(args.out / name)
+        write_record(records / f"{name}.json", header, rows, args.clips, found.get(name))
     views = [view(args.out / name) for name in RUNS if (args.out / name / SUMMARY).is_file()]
     if views:
         (args.out / "report.html").write_text(report_html.page(views, compare_views(views)))
     say(f"{records}, {args.out / 'report.html'}")
+
+
+def write_record(
+    path: Path, header: dict[str, Any], rows: list[dict[str, Any]], clips: int, against: Comparison | None
+) -> None:
+    """One run's JSON: its first clips summed up, and the comparison over all that it took to decide."""
+    first = [row for row in rows if int(row["clip_id"].rsplit("-", 1)[-1]) < clips]
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "run": header,
+        "summary": summarize(first),
+        "against": None if against is None else against.to_json() | {"a": MEASURE, "b": path.stem},
+    }
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def table(records: Path) -> str:
+    """The table of `docs/evaluation.md`."""
+    lines = [
+        "| run | device | clips | minADE6, m (95 %) | median | minADE1, m | misses at 2 m | true cause named "
+        "| total, ms | against eager float32 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(records.glob("*.json"), key=_place):
+        record = json.loads(path.read_text())
+        s, m = record["summary"], record["summary"]["metrics"]
+        low, high = m["min_ade_6"]["ci95"]
+        named = f"{100 * m['cause_right']['mean']:.1f} %" if "cause_right" in m else "–"
+        ms = f"{s['milliseconds']['total']['median']:,.0f}" if s["milliseconds"] else "–"
+        verdict = "–"
+        if record["against"] is not None:
+            v = next(c for c in record["against"]["changes"] if c["name"] == record["against"]["main"])
+            span = f"{100 * v['change']:+.2f} % ({100 * v['low']:+.2f} to {100 * v['high']:+.2f})"
+            verdict = f"{v['verdict']}: {span}, {v['clips']} clips"
+        lines.append(
+            f"| {path.stem} | {record['run']['device']} | {s['clips']} | {m['min_ade_6']['mean']:.3f} "
+            f"({low:.3f} to {high:.3f}) | {m['min_ade_6']['median']:.3f} | {m['min_ade_1']['mean']:.3f} "
+            f"| {100 * m['miss_rate_6']['mean']:.1f} % | {named} | {ms} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def _place(path: Path) -> tuple[int, str]:
+    names = list(RUNS)
+    return next((i for i, name in enumerate(names) if path.stem.startswith(name)), len(names)), path.stem
 
 
 def say(line: str) -> None:

@@ -74,15 +74,16 @@ def exchange(port: int, request: bytes) -> tuple[float, dict[str, float], bytes]
     return took, {name: float(ms) for name, ms in stages}, body
 
 
-def served(model: Model) -> tuple[Server, int]:
+def served(model: Model) -> tuple[Server, int, threading.Thread]:
     """A server on loopback, in a thread."""
     limits = Limits()
     server = Server(lambda: model, limits, ClipShelf(0, 0), warm=None, say=lambda line: None)
     bound = bind("127.0.0.1", 0)
     port: int = bound.getsockname()[1]
-    threading.Thread(target=server.run, args=(bound,), daemon=True).start()
+    thread = threading.Thread(target=server.run, args=(bound,), daemon=True)
+    thread.start()
     Client(f"http://127.0.0.1:{port}").wait_ready(60)
-    return server, port
+    return server, port, thread
 
 
 def measure(model: Model, rounds: int, quality: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def measure(model: Model, rounds: int, quality: int, settings: dict[str, Any]) -
         f"POST /v1/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode()
-    server, port = served(model)
+    server, port, thread = served(model)
     direct: list[float] = []
     outside: list[float] = []
     stages: list[dict[str, float]] = []
@@ -127,6 +128,7 @@ def measure(model: Model, rounds: int, quality: int, settings: dict[str, Any]) -
     assert result.trajectories is not None
     same = torch.equal(torch.tensor(reply["trajectories"]), result.trajectories)
     server.stop()
+    thread.join(60)
     medians = {name: round(statistics.median(s[name] for s in stages), 2) for name in stages[0]}
     overhead = statistics.median(outside) - statistics.median(direct)
     paired = statistics.median(o - d for o, d in zip(outside, direct, strict=True))

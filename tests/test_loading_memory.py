@@ -15,9 +15,10 @@ from random_checkpoint import write_random_super
 SHARDS, LAYERS = 20, 20
 # Reads everything as loading does, and gives each tensor away as a GPU takes it: nothing stays on the host.
 MEASURE = """
-import resource, sys
+import sys
+import threading
 import torch
-from alpamayo_rt.checkpoint import load_network, open_checkpoint
+from alpamayo_rt.checkpoint import empty_network, load_network, open_checkpoint
 register = torch.nn.Module.register_parameter
 taken = []
 def give_away(module, name, value):
@@ -26,12 +27,23 @@ def give_away(module, name, value):
         value = torch.nn.Parameter(value.to("meta"), requires_grad=False)
     register(module, name, value)
 checkpoint = open_checkpoint(sys.argv[1])
-torch.ones(300, 300) @ torch.ones(300, 300)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# What torch imports and allocates for such work is not the checkpoint's.
+empty_network(checkpoint)
+torch.ones(8, dtype=torch.bfloat16).sum().isfinite().to("meta")
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = peak = held()
+done = threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.0005):
+        peak = max(peak, held())
+threading.Thread(target=watch, daemon=True).start()
 torch.nn.Module.register_parameter = give_away
 lines = []
 load_network(checkpoint, torch.device("cpu"), torch.bfloat16, lines.append)
-print(sum(taken), len(lines), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+done.set()
+print(sum(taken), len(lines), peak - before)
 """
 
 
@@ -41,7 +53,7 @@ def larger(raw: dict[str, Any]) -> None:
     raw["vlm_config"]["text_config"]["intermediate_size"] = 24_576
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads ru_maxrss in KiB")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_host_memory_stays_under_two_shards(tmp_path: Path) -> None:
     folder = write_random_super(tmp_path / "checkpoint", SHARDS, change=larger)
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
@@ -55,4 +67,5 @@ def test_host_memory_stays_under_two_shards(tmp_path: Path) -> None:
     read, shards, grown = map(int, run.stdout.split())
     assert shards == SHARDS
     assert read > 0.99 * sum(sizes)
-    assert grown < 2 * max(sizes)
+    # Nothing at all would mean that nothing was measured.
+    assert max(sizes) / 8 < grown < 2 * max(sizes)

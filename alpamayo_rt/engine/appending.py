@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from alpamayo_rt.engine.kv_cache import KvCache
+from alpamayo_rt.config import TextConfig
+from alpamayo_rt.engine.kv_cache import PROMPT, KvCache
+from alpamayo_rt.prompt.prompt import Prompt
 
 
 class NewTokens(NamedTuple):
@@ -27,6 +29,32 @@ class NewTokens(NamedTuple):
     slots: slice
     mask: torch.Tensor
     last: torch.Tensor
+
+
+def fork_prompt(
+    shared: KvCache, length: int, prompt: Prompt, room: int, config: TextConfig, dtype: torch.dtype
+) -> tuple[KvCache, NewTokens] | None:
+    """A cache that begins with a copy of another prompt's slots (arguments as in `Engine.prefill_from`).
+
+    Returns:
+        The cache and the tokens of the prompt that are still to be run; None where that is the whole prompt, or
+        where images are among them, which need more than their ids.
+    """
+    # The logits of the last token are asked for, so that one always runs.
+    n, length = len(prompt), min(length, len(prompt) - 1)
+    if length == 0 or bool((prompt.image_slots >= length).any()):
+        return None
+    device = shared.keys.device
+    cache = KvCache.allocate(config, n + room, n, prompt.rope_delta, device, dtype)
+    order = torch.arange(n, device=device)
+    owner = torch.full_like(order, PROMPT)
+    cache.claim(owner[:length], order[:length])
+    cache.keys[:, :, :length] = shared.keys[:, :, :length]
+    cache.values[:, :, :length] = shared.values[:, :, :length]
+    slots = cache.claim(owner[length:], order[length:])
+    mask = cache.visible(owner[length:], order[length:] + 1)
+    ids, positions = prompt.ids[length:].to(device), prompt.positions[:, length:].to(device)
+    return cache, NewTokens(ids, positions, slots, mask, torch.tensor([n - length - 1], device=device))
 
 
 def claim_tokens(

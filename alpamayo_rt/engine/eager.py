@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 
 from alpamayo_rt.config import ModelConfig
-from alpamayo_rt.engine.appending import claim_tokens
+from alpamayo_rt.engine.appending import NewTokens, claim_tokens, fork_prompt
 from alpamayo_rt.engine.attention import CachedAttention
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.hand_off import HandOff
@@ -60,25 +60,11 @@ class EagerEngine(Engine):
         self, shared: KvCache, length: int, prompt: Prompt, features: VisionFeatures, room: int
     ) -> tuple[KvCache, torch.Tensor]:
         """See `Engine`; the shared slots are copied, only what follows them is computed."""
-        n, behind = len(prompt), prompt.image_slots[-1:]
-        # The last token's logits are asked for; image tokens behind the shared ones would need their features.
-        length = min(length, n - 1)
-        if length == 0 or bool((behind >= length).any()):
+        forked = fork_prompt(shared, length, prompt, room, self.config.language, self.dtype)
+        if forked is None:
             return self.prefill(prompt, features, room)
-        language, text = self.network.language, self.config.language
-        cache = KvCache.allocate(text, n + room, n, prompt.rope_delta, self.device, self.dtype)
-        cache.claim(torch.full((length,), PROMPT), torch.arange(length))
-        cache.keys[:, :, :length] = shared.keys[:, :, :length]
-        cache.values[:, :, :length] = shared.values[:, :, :length]
-        order = torch.arange(length, n, device=self.device)
-        owner = torch.full_like(order, PROMPT)
-        slots = cache.claim(owner, order)
-        hidden = language(
-            language.embed_tokens(prompt.ids[length:].to(self.device)),
-            *mrope_cos_sin(prompt.positions[:, length:].to(self.device), text),
-            CachedAttention(cache, slots.start, cache.visible(owner, order + 1)),
-        )
-        return cache, language.logits(hidden[-1])
+        cache, new = forked
+        return cache, self._run(cache, new)[0]
 
     @torch.inference_mode()
     def append(
@@ -89,8 +75,10 @@ class EagerEngine(Engine):
         unseen: int | None = None,
     ) -> torch.Tensor:
         """See `Engine`."""
+        return self._run(cache, claim_tokens(cache, sequences, tokens, unseen))
+
+    def _run(self, cache: KvCache, new: NewTokens) -> torch.Tensor:
         language = self.network.language
-        new = claim_tokens(cache, sequences, tokens, unseen)
         hidden = language(
             language.embed_tokens(new.ids),
             *mrope_cos_sin(new.positions, self.config.language),

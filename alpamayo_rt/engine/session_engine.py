@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from alpamayo_rt.config import ModelConfig
-from alpamayo_rt.engine.appending import claim_tokens
+from alpamayo_rt.engine.appending import claim_tokens, fork_prompt
 from alpamayo_rt.engine.base import Engine, OnToken, Rollout
 from alpamayo_rt.engine.hand_off import HandOff
 from alpamayo_rt.engine.kv_cache import KvCache
@@ -112,6 +112,19 @@ class SessionEngine(Engine):
             )
             return other.prefill(prompt, VisionFeatures(embeds, tuple(deepstack)), room)
         return self.stages.language.prefill(prompt, features, room)
+
+    @torch.inference_mode()
+    def prefill_from(
+        self, shared: KvCache, length: int, prompt: Prompt, features: VisionFeatures, room: int
+    ) -> tuple[KvCache, torch.Tensor]:
+        """See `Engine`; the shared slots are copied, only what follows them is computed."""
+        if self.stages.language is None:
+            return self._other("language").prefill_from(shared, length, prompt, features, room)
+        forked = fork_prompt(shared, length, prompt, room, self.config.language, self.dtype)
+        if forked is None:
+            return self.prefill(prompt, features, room)
+        cache, new = forked
+        return cache, self.stages.language.append(cache, new)[0]
 
     @torch.inference_mode()
     def append(

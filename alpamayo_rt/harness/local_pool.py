@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from alpamayo_rt.errors import EngineError
 from alpamayo_rt.harness.clip_list import ClipRef
 from alpamayo_rt.harness.plan import EvalPlan
-from alpamayo_rt.harness.worker import Outcome, Worker
+from alpamayo_rt.harness.worker import Outcome, Worker, WorkerLost
 
 
 class LocalPool:
@@ -43,7 +44,11 @@ class LocalPool:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                yield future.result()
+                try:
+                    outcome = future.result()
+                except WorkerLost as error:
+                    raise EngineError(f"{error}; the same command goes on where it was") from None
+                yield outcome
 
     def close(self) -> None:
         """Stop; clips that are under way have no record."""

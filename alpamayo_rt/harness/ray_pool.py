@@ -9,10 +9,11 @@ run with nothing beside it, and one that kills a worker so for the second time i
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alpamayo_rt.errors import EngineError
@@ -77,6 +78,8 @@ class RayPool:
         self._ray = _start(cluster, workers)
         self._plan, self._ahead, self._say = plan, 1 + prefetch, progress
         self._gpu = _on_gpu(plan, self._ray.cluster_resources().get("GPU", 0))
+        if self._gpu:  # Ray shows each worker its own GPU and no other
+            self._plan = replace(plan, device="cuda")
         here = int(self._ray.cluster_resources().get("GPU" if self._gpu else "CPU", 0))
         self.workers = here if workers is None else workers
         if self._gpu and self.workers > here:
@@ -221,4 +224,6 @@ def _cause(error: BaseException) -> str:
     """The last line that says something: Ray puts a whole traceback into its texts."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line.split(":")[0]]
-    return ((errors or lines or [type(error).__name__])[-1])[:300]
+    said = (errors or lines or [type(error).__name__])[-1]
+    # Our own errors are sentences already.
+    return re.sub(r"^alpamayo_rt\.errors\.\w+: ", "", said)[:300]

@@ -195,3 +195,24 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_there_is(tmp_path):
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("alpamayo-rt: interrupted")
     assert json.loads((run / "summary.json").read_text())["clips"] == len(lines(run)) >= 2
+
+
+def test_a_gpu_that_fails_ends_the_run_in_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    import alpamayo_rt.harness.predictors as predictors
+
+    run, model = tmp_path / "run", "baseline:constant-velocity"
+    real, done = predictors.BaselinePredictor.predict, []
+
+    def predict(self, situation, seed):
+        if len(done) == 3:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        done.append(seed)
+        return real(self, situation, seed)
+
+    monkeypatch.setattr(predictors.BaselinePredictor, "predict", predict)
+    assert evaluate(run, "--prefetch", 0, model=model) == 2
+    assert "the GPU has failed" in capsys.readouterr().err.splitlines()[-1]
+    assert len(lines(run)) == 3
+    monkeypatch.undo()
+    assert evaluate(run, model=model) == 0
+    only_once(run, 6)

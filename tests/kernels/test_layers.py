@@ -39,8 +39,8 @@ def near(ours: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None
 
 
 def near_codes(values: torch.Tensor, scale: torch.Tensor, wanted: E4m3) -> None:
-    # A value between two codes may fall either way. Triton's interpreter loses the carry into the exponent when it
-    # rounds to e4m3 (126 becomes 64), which concerns one value in thirty.
+    # A value between two codes may fall either way. Triton's interpreter loses the carry into the exponent when
+    # it rounds to e4m3 (126 becomes 64), which concerns one value in thirty.
     ours, theirs = from_e4m3(E4m3(values.cpu(), scale.cpu())), from_e4m3(wanted)
     far = (ours - theirs).abs() > theirs.abs() / 7 + wanted.scale / 256
     assert float(far.float().mean()) <= (0.06 if INTERPRETED else 0)

@@ -111,7 +111,7 @@ def main(folder: Path) -> None:
             for option in opened.find("clip").find_elements(By.TAG_NAME, "option"):
                 if option.text.endswith(" 5"):
                     option.click()
-            time.sleep(1.0)
+                    opened.until(lambda: not opened.driven())
             opened.until(opened.driven)
             question = opened.find("question")
             question.send_keys("What colour is the traffic light?")

@@ -50,8 +50,10 @@ class SegmentedCache(KvCache):
             raise EngineError(f"cache: holds {self.rows} sequences already, expected no other division")
         slots = self.home.capacity - self.home.tail_start
         if rows * room > slots:
-            raise InputError(f"request: {rows} sequences of {most_tokens} tokens need {rows * room} cache slots, "
-                             f"{slots} were set aside")  # fmt: skip
+            raise InputError(
+                f"request: {rows} sequences of {most_tokens} tokens need {rows * room} cache slots, "
+                f"{slots} were set aside"
+            )
         self.rows, self.tail_room, self.tail_length = rows, room, [0] * rows
 
     def describe(self, tail_length: torch.Tensor) -> None:
@@ -97,7 +99,7 @@ class CacheSet:
         return self._current is None or self._current() is None
 
     def drop(self) -> None:
-        """Give the memory back before a larger set is made; graphs that still know this one are not replayed."""
+        """Give the memory back before a larger set is made; graphs that know this one are not replayed."""
         self.planes = self.planes.new_empty(0)
 
     def begin(self, prompt_length: int, rope_delta: int) -> SegmentedCache:

@@ -58,7 +58,8 @@ class DecodePass:
         half = language.config.head_dim // 2
         # A position is below the number of tokens before it.
         self._cos, self._sin = (a[:, :half].contiguous() for a in mrope_cos_sin(every, language.config))
-        self._places = Places(*torch.zeros(2, rows, half, device=device), self.slot)
+        cos, sin = torch.zeros(2, rows, half, device=device)
+        self._places = Places(cos, sin, self.slot)
         self._seen = Seen(home.prefix_length, home.tail_start, tail_room, self.attended)
 
     def __call__(self) -> None:
@@ -80,7 +81,7 @@ class DecodePass:
         unseen: int | None,
     ) -> torch.Tensor:
         """See `Engine.append`: one pass for each token of the longest sequence."""
-        # Tokens that no other sees run last, behind the others' slots, and are moved to their places at the end.
+        # Tokens that no other sees run last, behind the others' slots, and move to their places at the end.
         plans = [_plan(row, unseen) for row in tokens]
         logits = [torch.empty(0)] * len(tokens)
         for step in range(max(map(len, tokens))):

@@ -14,6 +14,7 @@ from alpamayo_rt.kernels.attention.operations import expert_attention
 from alpamayo_rt.kernels.attention.scratch import ExpertScratch, expert_configuration
 from alpamayo_rt.kernels.layers import action as ops
 from alpamayo_rt.kernels.layers.vision import add_layer_norm
+from alpamayo_rt.model.decoder import RMSNorm
 from alpamayo_rt.model.expert import Expert
 
 
@@ -31,7 +32,7 @@ class FlowRun:
         self._widths = (times[1:] - times[:-1]).tolist()
         projection = expert.action_in_proj
         encoders = (*projection.sinus, projection.timestep_fourier_encoder)
-        self._freqs = torch.cat([encoder.freqs for encoder in encoders])  # type: ignore[arg-type]
+        self._freqs = torch.cat([encoder.freqs for encoder in encoders])
         self._features = like.new_empty(n, 6 * self._freqs.shape[1])
         self._own = like.new_zeros(2, n, c.num_kv_heads, c.head_dim)
         self._slots = torch.arange(n, device=like.device)
@@ -49,11 +50,11 @@ class FlowRun:
         keys, values = self._own.transpose(1, 2)
 
         def attend(layer: int, q: torch.Tensor) -> torch.Tensor:
-            own = self._own.unflatten(1, (self.k, self.w))
+            own_keys, own_values = self._own.unflatten(1, (self.k, self.w))
             expert_attention(
                 q.unflatten(0, (self.k, self.w)), segments.keys[layer], segments.values[layer],
                 segments.prefix_length, segments.tail_start, segments.tail_room, segments.tail_sequence,
-                segments.tail_length, *own, c.head_dim**-0.5, self._mixed, self._scratch,
+                segments.tail_length, own_keys, own_values, c.head_dim**-0.5, self._mixed, self._scratch,
             )  # fmt: skip
             return self._mixed.view(len(q), -1)
 
@@ -71,8 +72,9 @@ class FlowRun:
         h = first(self._features)
         norms = [module for module in rest if not isinstance(module, nn.SiLU)]
         for norm, linear in zip(norms[::2], norms[1::2], strict=True):
+            assert isinstance(norm, RMSNorm)
             opened = torch.empty_like(h)
-            ops.silu_rms_norm(h, norm.weight, norm.eps, opened)  # type: ignore[arg-type]
+            ops.silu_rms_norm(h, norm.weight, norm.eps, opened)
             h = linear(opened)
         out = torch.empty_like(h)
         add_layer_norm(h, None, projection.norm.weight, projection.norm.bias, projection.norm.eps, out)

@@ -74,10 +74,10 @@ def product(x: Input, weight: Fused, dtype: torch.dtype) -> torch.Tensor:
 
 
 def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None:
-    """x (N, out) += the product of h (N, K); what could not be added in place is returned, for the next norm to add.
+    """x (N, out) += the product of h (N, K); what could not be added in place is returned, for the next norm.
 
-    Either (N, out) in the type of x, or float32 parts (S, N, out): a product of few tokens has too few tiles to
-    occupy a GPU unless its sum is divided.
+    That is either (N, out) in the type of x, or float32 parts (S, N, out): a product of few tokens has too few
+    tiles to occupy a GPU unless its sum is divided.
     """
     if weight.fp8 or weight.weight.zero is not None:
         return product(h, weight, x.dtype)

@@ -87,9 +87,11 @@ class PrefillRun:
         # the prompt's already, and is written once more behind them, where nobody reads at the same time.
         few, layer = self.few, len(self.layers) - 1
         few.x.copy_(x.index_select(0, self.last))
-        here = Places(*(part.index_select(0, self.last) for part in (places.cos, places.sin)), self._spare)
+        cos, sin = (part.index_select(0, self.last) for part in (places.cos, places.sin))
+        here = Places(cos, sin, self._spare)
+        keys, values = self.home.planes[layer]
         seen = Seen(self.home.prefix_length, self.home.tail_start, 1, self._no_tail)
-        few.layer(self.layers[layer], here, *self.home.planes[layer], seen)
+        few.layer(self.layers[layer], here, keys, values, seen)
         few.head(self.language.norm.weight, self.lm_head)
         self.home.logits.copy_(few.logits)
 

@@ -94,8 +94,8 @@ def gathered(hand_off: HandOff, config: TextConfig) -> Segments:
         for plane, source in zip(planes, (cache.keys, cache.values), strict=True):
             plane[:, :, tail * room : tail * room + len(slots)] = source[:, :, slots]
     k, w = hand_off.position_ids.shape[1:]
-    angles = torch.zeros(2, k * w, d // 2, device=planes.device)
+    (keys, values), (cos, sin) = planes, torch.zeros(2, k * w, d // 2, device=planes.device)
     nothing = torch.zeros((), dtype=torch.int64, device=planes.device)
-    made = Segments(*planes, nothing, 0, room, tails, lengths[tails], *angles)
+    made = Segments(keys, values, nothing, 0, room, tails, lengths[tails], cos, sin)
     made.place(hand_off.position_ids, config)
     return made

@@ -17,8 +17,8 @@ Linear = nn.Linear | QuantizedLinear
 class VisionRun:
     """Static buffers and the work for some images of one size.
 
-    A product can add to the residual stream where it is written, but not its bias as well. So the stream is kept
-    without the biases of the layers that add to it, and their sum so far is added where the stream is read.
+    A product can add to the residual stream where it is written, but not its bias as well. So the stream is
+    kept without the biases of the layers that add to it, and their sum so far is added where it is read.
     """
 
     def __init__(self, tower: VisionTower, images: int, rows: int, columns: int):
@@ -86,11 +86,11 @@ class VisionRun:
 
 def _running_biases(tower: VisionTower) -> torch.Tensor:
     """(2 · depth + 1, hidden) float32: what the stream lacks before each of its readers, and at the end."""
-    biases = [torch.zeros_like(tower.blocks[0].attn.proj.bias, dtype=torch.float32)]  # type: ignore[union-attr,arg-type]
+    biases: list[torch.Tensor] = []
     for block in tower.blocks:
         assert isinstance(block, VisionBlock)
         biases += [block.attn.proj.bias.float(), block.mlp.linear_fc2.bias.float()]
-    return torch.stack(biases).cumsum(0)
+    return torch.stack([torch.zeros_like(biases[0]), *biases]).cumsum(0)
 
 
 def _add_product(x: torch.Tensor, h: torch.Tensor, layer: Linear) -> None:

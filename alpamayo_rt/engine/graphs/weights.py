@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
-from alpamayo_rt.model.decoder import Decoder
+from alpamayo_rt.model.decoder import Decoder, DecoderLayer
 from alpamayo_rt.quantization.linear import Fp8Linear, Int4Linear
 
 Linear = nn.Linear | Fp8Linear | Int4Linear
@@ -39,7 +39,9 @@ class Fused(NamedTuple):
 
     def rows(self, first: int) -> Fused:
         """Without the outputs before `first`."""
-        return self._replace(weight=SkinnyWeight(*(None if t is None else t[first:] for t in self.weight)))
+        values, scale, zero = self.weight
+        left = (None if part is None else part[first:] for part in (scale, zero))
+        return self._replace(weight=SkinnyWeight(values[first:], *left))
 
 
 class LayerWeights(NamedTuple):
@@ -64,24 +66,26 @@ def _tensors(linear: Linear) -> dict[str, torch.Tensor | None]:
 def fuse(*linears: Linear) -> Fused:
     """Stack the outputs of layers of one kind."""
     parts = [_tensors(linear) for linear in linears]
-    fused = {}
+    fused: dict[str, torch.Tensor | None] = {}
     for name, first in parts[0].items():
         if first is None or len(parts) == 1:
             fused[name] = None if first is None else first.detach()
             continue
-        fused[name] = torch.cat([part[name].detach() for part in parts])  # type: ignore[union-attr]
-        split = fused[name].split([len(part[name]) for part in parts])  # type: ignore[arg-type,union-attr]
-        for linear, view in zip(linears, split, strict=True):
+        own = [tensor.detach() for part in parts if (tensor := part[name]) is not None]
+        whole = fused[name] = torch.cat(own)
+        for linear, view in zip(linears, whole.split([len(tensor) for tensor in own]), strict=True):
             linear.register_parameter(name, nn.Parameter(view, requires_grad=False))
-    input_scale = getattr(linears[0], "input_scale", None)
-    weight = SkinnyWeight(fused["weight"], fused["weight_scale"], fused["weight_zero"])  # type: ignore[arg-type]
-    return Fused(weight, linears[0].in_features, input_scale)
+    values = fused["weight"]
+    assert values is not None
+    weight = SkinnyWeight(values, fused["weight_scale"], fused["weight_zero"])
+    return Fused(weight, linears[0].in_features, getattr(linears[0], "input_scale", None))
 
 
 def layer_weights(decoder: Decoder) -> list[LayerWeights]:
     """All layers of a decoder, fused."""
     layers = []
     for layer in decoder.layers:
+        assert isinstance(layer, DecoderLayer)
         attention, mlp = layer.self_attn, layer.mlp
         layers.append(
             LayerWeights(

@@ -94,7 +94,8 @@ def add_rms_norm(
     _add_rms_norm[(rows,)](
         x, delta, weight, _bytes(out), out_scale, input_scale, feature, feature_row, eps, n,
         rows * n, PARTS=1 if delta is None or delta.dim() == 2 else len(delta), ADD=delta is not None,
-        FEATURE=feature is not None, QUANTIZE=out_scale is not None, STATIC=input_scale is not None, BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
+        FEATURE=feature is not None, QUANTIZE=out_scale is not None, STATIC=input_scale is not None,
+        BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
     )  # fmt: skip
 
 
@@ -147,7 +148,8 @@ def _qk_norm_rope(
     source = qkv + token * row_stride
     cos += token * half
     sin += token * half
-    if Q_PROGRAMS > 0:  # known when it is compiled: there may be no q_out
+    # Two ifs: the first is decided when it is compiled, and without it a q_out that is not there would be read.
+    if Q_PROGRAMS > 0:  # noqa: SIM102
         if part < Q_PROGRAMS:
             head = part * HEADS + tl.arange(0, HEADS)
             here = (head < heads)[:, None] & (column < half)[None, :]

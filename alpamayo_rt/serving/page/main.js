@@ -125,6 +125,7 @@ function stop() {
 }
 
 async function drive() {
+  unsettled();
   stop();
   const mine = (running = new AbortController());
   const body = { ...settings(), mode: "trajectory", nav_text: $("navigation").value };
@@ -164,6 +165,7 @@ function driven(result) {
 
 async function ask() {
   pause();
+  unsettled();
   stop();
   const question = $("question").value.trim() || $("question").placeholder;
   const mine = (running = new AbortController());
@@ -215,13 +217,20 @@ function showStages(milliseconds) {
 // ---- time
 
 let settling = null;
+let moves = 0; // whoever asks the model for something else takes the next number
+
+function unsettled() {
+  clearTimeout(settling);
+  return ++moves;
+}
 
 async function moved() {
-  clearTimeout(settling);
+  const move = unsettled();
   stop();
+  note("");
   $("reasoning").textContent = "";
   await guarded(look);
-  settling = setTimeout(() => guarded(drive), SETTLED);
+  if (move === moves) settling = setTimeout(() => guarded(drive), SETTLED);
 }
 
 function step(by) {
@@ -231,7 +240,7 @@ function step(by) {
 }
 
 async function play() {
-  clearTimeout(settling);
+  unsettled();
   state.playing = true;
   $("play").textContent = "Pause";
   $("play").setAttribute("aria-pressed", "true");

@@ -146,17 +146,9 @@ def _decode(
     inside = member < count
     token = sequence + member // GROUP
     rows_q = _turned(
-        qkv + token * row_stride + head * DIM,
-        q_norm,
-        opposite_q_norm,
-        cos,
-        sin,
-        token,
-        inside,
-        eps,
-        DIM,
-        BLOCK_D,
-    )
+        qkv + token * row_stride + head * DIM, q_norm, opposite_q_norm, cos, sin, token, inside, eps,
+        DIM, BLOCK_D,
+    )  # fmt: skip
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)

@@ -71,8 +71,9 @@ def main() -> int:
         cache, logits = engine.prefill(request.prompt, features, room)
         given = (request.rule, request.uniforms)
         rollout = engine.reason(cache, logits, SAMPLING, *given, forced=request.forced)
-        other, _ = engine.prefill(plain, features, room)
-        engine.append(other, [0], rollout.tokens)
+        shared = len(request.prompt) - 40
+        other, _ = engine.prefill_from(cache, shared, plain, features, room)
+        engine.append(other, [0], rollout.tokens, unseen=-1)
         branches = [hand_off(c, rollout.tokens, reads, request.rule.closing, waypoints) for c in (cache, other)]
         action = engine.denoise(request.noise, workload.steps, *branches, 3.0).cpu()
         times.append((time.perf_counter() - start) * 1e3)

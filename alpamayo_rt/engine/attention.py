@@ -34,8 +34,17 @@ class CachedAttention:
         if self.mask is None:
             keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
             return F.scaled_dot_product_attention(q[None], keys[None], values[None], is_causal=True)[0]
-        # Query heads of a group become further query rows of their key-value head: the cache is read in place.
-        rows = q.unflatten(0, (len(keys), groups)).flatten(1, 2)
-        mask = self.mask.repeat(groups, 1)
-        out = F.scaled_dot_product_attention(rows[None], keys[None], values[None], attn_mask=mask)[0]
-        return out.unflatten(1, (groups, -1)).flatten(0, 1)
+        return masked_attention(q, keys, values, self.mask)
+
+
+def masked_attention(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """(heads, N, d) over keys and values (kv heads, S, d) that a mask (N, S) bool admits → (heads, N, d)."""
+    # Query heads of a group become further query rows of their key-value head: the cache is read in place.
+    groups = len(q) // len(keys)
+    rows = q.unflatten(0, (len(keys), groups)).flatten(1, 2)
+    out = F.scaled_dot_product_attention(
+        rows[None], keys[None], values[None], attn_mask=mask.repeat(groups, 1)
+    )[0]
+    return out.unflatten(1, (groups, -1)).flatten(0, 1)

@@ -74,50 +74,29 @@ class DecodePass:
         few.head(self.language.norm.weight, self.lm_head)
 
     def append(
-        self,
-        cache: SegmentedCache,
-        sequences: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        unseen: int | None,
+        self, cache: SegmentedCache, sequences: Sequence[int], tokens: Sequence[Sequence[int]]
     ) -> torch.Tensor:
         """See `Engine.append`: one pass for each token of the longest sequence."""
-        # Tokens that no other sees run last, behind the others' slots, and move to their places at the end.
-        plans = [_plan(row, unseen) for row in tokens]
         logits = [torch.empty(0)] * len(tokens)
         for step in range(max(map(len, tokens))):
             token, position = [0] * self.rows, [0] * self.rows
             slot, attended = self.spare.tolist(), [1] * self.rows
-            for s, row, plan in zip(sequences, tokens, plans, strict=True):
-                if step >= len(row):
-                    continue
-                index, seen = plan[step]
-                held = cache.tail_length[s]
-                token[s] = row[index]
-                position[s] = cache.prompt_length + held + index + cache.rope_delta
-                slot[s] = self.home.tail_start + s * self.tail_room + held + step
-                attended[s] = held + seen
+            for s, row in zip(sequences, tokens, strict=True):
+                if step < len(row):
+                    index = cache.tail_length[s] + step
+                    token[s], attended[s] = row[step], index + 1
+                    position[s] = cache.prompt_length + index + cache.rope_delta
+                    slot[s] = self.home.tail_start + s * self.tail_room + index
             for target, source in (
                 (self.token, token), (self.position, position), (self.slot, slot), (self.attended, attended)
             ):  # fmt: skip
                 target.copy_(torch.tensor(source))
             self()
-            for i, (s, row, plan) in enumerate(zip(sequences, tokens, plans, strict=True)):
-                if step < len(row) and plan[step][0] == len(row) - 1:
+            for i, (s, row) in enumerate(zip(sequences, tokens, strict=True)):
+                if step + 1 == len(row):
                     logits[i] = self.few.logits[s].clone()
-        for s, row, plan in zip(sequences, tokens, plans, strict=True):
-            first = self.home.tail_start + s * self.tail_room + cache.tail_length[s]
-            places = torch.tensor([first + index for index, _ in plan], device=self.slot.device)
-            if unseen in row:
-                tail = self.home.planes[:, :, :, first : first + len(row)].clone()
-                self.home.planes[:, :, :, places] = tail
+        for s, row in zip(sequences, tokens, strict=True):
             cache.tail_length[s] += len(row)
         self.slot.copy_(self.spare)
         cache.describe(torch.tensor(cache.tail_length, device=self.slot.device))
         return torch.stack(logits)
-
-
-def _plan(row: Sequence[int], unseen: int | None) -> list[tuple[int, int]]:
-    """The order in which tokens run: (index, tokens of this call that it sees, itself included)."""
-    seen = [i for i, token in enumerate(row) if token != unseen]
-    order = [(index, n + 1) for n, index in enumerate(seen)]
-    return order + [(i, sum(j < i for j in seen)) for i, token in enumerate(row) if token == unseen]

@@ -22,6 +22,7 @@ from alpamayo_rt.engine.graphs.graph import Graphs
 from alpamayo_rt.engine.graphs.prefill import BUCKET, PrefillRun
 from alpamayo_rt.engine.graphs.rollout import DecodeStep
 from alpamayo_rt.engine.graphs.segments import Segments, gathered, of_cache
+from alpamayo_rt.engine.graphs.together import append_together, finish_prompt
 from alpamayo_rt.engine.graphs.vision import VisionRun
 from alpamayo_rt.engine.graphs.weights import fuse, layer_weights
 from alpamayo_rt.engine.hand_off import HandOff
@@ -103,6 +104,21 @@ class GraphEngine(Engine):
         replay()
         return cache, home.logits[0]
 
+    @torch.inference_mode()
+    def prefill_from(
+        self, shared: KvCache, length: int, prompt: Prompt, features: VisionFeatures, room: int
+    ) -> tuple[KvCache, torch.Tensor]:
+        """See `Engine`. What is shared is copied, and only the text behind it runs."""
+        assert isinstance(shared, SegmentedCache)
+        images_end = int(prompt.image_slots.max()) + 1 if len(prompt.image_slots) else 0
+        if not images_end <= length < len(prompt):
+            return self.prefill(prompt, features, room)
+        home = self._home(up(len(prompt), BUCKET), room)
+        cache = home.begin(len(prompt), prompt.rope_delta)
+        home.planes[:, :, :, :length].copy_(shared.home.planes[:, :, :, :length])
+        home.logits.copy_(finish_prompt(self.network.language, cache, prompt, length))
+        return cache, home.logits[0]
+
     def _home(self, prompt: int, room: int) -> CacheSet:
         # Tails are rounded up, each by less than a grain.
         home, fresh = self._sets.take(prompt, room + BUCKET * MOST_ROWS)
@@ -133,12 +149,14 @@ class GraphEngine(Engine):
         tokens: Sequence[Sequence[int]],
         unseen: int | None = None,
     ) -> torch.Tensor:
-        """See `Engine`. Token by token through the decode step; `unseen` tokens have to be none of these."""
+        """See `Engine`. Token by token through the decode step; with `unseen`, in guidance, all at once."""
         assert isinstance(cache, SegmentedCache)
         rows = max(max(sequences) + 1, cache.rows)
         cache.divide(rows, max(map(len, tokens)) + max(cache.tail_length, default=0))
+        if unseen is not None:
+            return append_together(self.network.language, cache, sequences, tokens, unseen)
         run, _ = self._decode(cache)
-        return run.decode.append(cache, sequences, tokens, unseen)
+        return run.decode.append(cache, sequences, tokens)
 
     @torch.inference_mode()
     def reason(

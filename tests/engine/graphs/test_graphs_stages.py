@@ -166,3 +166,22 @@ def test_drive_from_logits_to_actions(pair: Pair, sequences: int, sampling: Samp
     handed = hand_off(cache, ours.tokens, reads, rule.closing, WAYPOINTS)
     assert distance(pair.graphs.denoise(noise, 2, handed), our_action) < FLOW
     assert bool(torch.isfinite(keys_and_values(cache, 0)).all())
+
+
+def test_the_unguided_prompt_takes_what_it_shares(tiny: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, handed = driving_sample(navigation="Turn left in 40m"), []
+    prompts: list[int] = []
+    prefill = type(tiny.graphs).prefill
+    monkeypatch.setattr(
+        type(tiny.graphs), "prefill", lambda *given: prompts.append(len(given[1])) or prefill(*given)
+    )
+    for model in (tiny.eager_model, tiny.graph_model):
+        cache, _, prompt, features = started(model, sample, ROOM)
+        images = prepare_images(sample, model.config, torch.device("cpu"))
+        guided = (prompt, cache)
+        plain, without = model.unguided_hand_off(sample, images, features, [[11, 12, 13]], [0, 0], guided)
+        handed.append(without)
+    assert prompts == [len(prompt)]  # the fast engine ran the guided one in full, and no other
+    assert len(plain) < len(prompt)
+    same_caches(handed[1].cache, handed[0].cache, [0])
+    assert torch.equal(handed[1].position_ids, handed[0].position_ids)

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One thread each: the tests' models are too small for more, and they run side by side.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
 # With pip this resolves to a CPU build; the package itself runs on torch 2.9 and later.
 TORCH ?= torch==2.13.0
 OUT ?= demo-output
@@ -39,11 +41,13 @@ demo: $(VENV)/demo-installed
 	$(BIN)/alpamayo-rt world make --clips 3 --seed 61 --out $(OUT)/dataset
 	$(BIN)/alpamayo-rt world drive --model $(MODEL) --dataset-root $(OUT)/dataset --out $(OUT)/pictures
 
+# Files of tests run side by side; what measures times runs by itself.
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -rs
+	$(PYTEST) -n auto --dist loadfile
 
 test-all: $(VENV)/all-installed
-	ALPAMAYO_RT_TEST_ALL=1 $(BIN)/python -m pytest -rs
+	ALPAMAYO_RT_TEST_ALL=1 $(PYTEST) -n auto --dist loadfile -m "not alone"
+	ALPAMAYO_RT_TEST_ALL=1 $(PYTEST) -m alone
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check alpamayo_rt tests conftest.py

@@ -151,6 +151,7 @@ def _busy() -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores: part of make test-all")
 def test_two_workers_are_at_least_1_6_times_as_fast_as_one(tmp_path):
     """One thread a worker, two cores; waits for others to be idle, and measures up to three times."""

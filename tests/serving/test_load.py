@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
 
 

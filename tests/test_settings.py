@@ -82,7 +82,8 @@ def test_multi_seq_is_true_or_false(value: object) -> None:
 
 def test_names_and_defaults_are_those_of_infer() -> None:
     parameters = inspect.signature(Model.infer).parameters
-    assert set(SETTING_NAMES) == set(parameters) - {"self", "sample", "noise", "keep_trace", "on_token"}
+    others = {"self", "sample", "noise", "keep_trace", "on_token", "frame_ids"}
+    assert set(SETTING_NAMES) == set(parameters) - others
     assert all(parameters[name].default == getattr(Settings(), name) for name in SETTING_NAMES)
 
 

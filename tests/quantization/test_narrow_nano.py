@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from statistics import mean
 
+import pytest
+
 from alpamayo_rt import load
 from alpamayo_rt.demo.live import live_clip
 from alpamayo_rt.evaluation.baselines import constant_rates, history_rates
@@ -13,6 +15,7 @@ from alpamayo_rt.evaluation.metrics import ade
 CLIPS = 4
 
 
+@pytest.mark.slow
 def test_nano_drives_with_narrow_weights() -> None:
     models = {precision: load("nano", "eager", precision, "cpu") for precision in ("bf16", "fp8", "int4")}
     errors: dict[str, list[float]] = {name: [] for name in (*models, "straight on")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 import alpamayo_rt
@@ -12,6 +13,7 @@ from alpamayo_rt.training import train
 from alpamayo_rt.training.train import Slice
 
 
+@pytest.mark.slow
 def test_two_slices(tmp_path, monkeypatch):
     out, state = tmp_path / "model", tmp_path / "state.pt"
     # One step a slice: the time is up as soon as it is looked at.

@@ -210,24 +210,29 @@ class GraphEngine(Engine):
         assert isinstance(cache, SegmentedCache)
         cache.divide(len(uniforms), sampling.max_generate_length)
         # Captured first: that runs work, and the state of the rollout is about to be set.
-        segments, flow, replay = self._ready(cache, len(reads), noise.shape[1], steps)
+        work, replay = self._captured_flow([cache], len(reads), noise.shape[1], steps)
         noise, sequence = noise.to(self.device), torch.tensor(list(reads), device=self.device)
         run = self._roll_out(cache, logits, sampling, rule, uniforms, forced, on_token)
         lap("decode")
-        run.hand_off(sequence, segments, noise.shape[1], self.config.expert)
-        flow.x.copy_(noise)
+        run.hand_off(sequence, work.segments, noise.shape[1], self.config.expert)
+        work.flow.x.copy_(noise)
         replay()
         lap("expert")
-        return run.rollout(cache, on_token), flow.x.clone()
+        return run.rollout(cache, on_token), work.flow.x.clone()
 
-    def _ready(
-        self, cache: SegmentedCache, candidates: int, waypoints: int, steps: int
-    ) -> tuple[Segments, FlowRun, Callable[[], None]]:
+    def _captured_flow(
+        self, caches: Sequence[SegmentedCache], candidates: int, waypoints: int, steps: int
+    ) -> tuple[_Flow, Callable[[], None]]:
+        """All steps over a cache, or over two under guidance, and their replay."""
         flow = self._flow(candidates, waypoints, steps)
-        segments = of_cache(cache, candidates, waypoints, self.config.expert)
-        key = ("flow", cache.home.number, cache.rows, cache.tail_room, candidates, steps)
-        work, replay = self._rest.get(key, lambda: _Flow(flow, segments, None))
-        return work.segments, flow, replay
+
+        def make() -> _Flow:
+            return _Flow(
+                flow, *(of_cache(cache, candidates, waypoints, self.config.expert) for cache in caches)
+            )
+
+        places = tuple((cache.home.number, cache.rows, cache.tail_room) for cache in caches)
+        return self._rest.get(("flow", places, candidates, steps), make)
 
     def _flow(self, candidates: int, waypoints: int, steps: int) -> FlowRun:
         if (candidates, steps) not in self._flows:
@@ -269,25 +274,21 @@ class GraphEngine(Engine):
     ) -> torch.Tensor:
         """See `Engine`."""
         k, w = hand_off.position_ids.shape[1:]
-        flow = self._flow(k, w, steps)
-        branches = [self._segments(branch) for branch in (hand_off, unguided) if branch is not None]
-        caches = [branch.cache for branch in (hand_off, unguided) if branch is not None]
-        flow.x.copy_(noise)
-        flow.weight.fill_(guidance_weight)
-        segmented = [cache for cache in caches if isinstance(cache, SegmentedCache)]
-        if len(segmented) < len(caches):
+        branches = [branch for branch in (hand_off, unguided) if branch is not None]
+        caches = [branch.cache for branch in branches if isinstance(branch.cache, SegmentedCache)]
+        if len(caches) < len(branches):
             # A recorded cache: run once, not worth a graph.
-            _Flow(flow, *branches)()
-            return flow.x.clone()
-        key = ("flow", *((c.home.number, c.rows, c.tail_room) for c in segmented), k, steps)
-        made = [of_cache(cache, k, w, self.config.expert) for cache in segmented]
-        work, replay = self._rest.get(key, lambda: _Flow(flow, *made))
-        for target, source in zip((work.segments, work.unguided), branches, strict=False):
-            assert target is not None
-            target.copy_(source)
-        flow.x.copy_(noise)
+            work = _Flow(self._flow(k, w, steps), *map(self._segments, branches))
+            replay: Callable[[], None] = work
+        else:
+            work, replay = self._captured_flow(caches, k, w, steps)
+            for segments, branch in zip((work.segments, work.unguided), branches, strict=False):
+                assert segments is not None
+                segments.take(branch, self.config.expert)
+        work.flow.weight.fill_(guidance_weight)
+        work.flow.x.copy_(noise)
         replay()
-        return flow.x.clone()
+        return work.flow.x.clone()
 
 
 class _Flow:

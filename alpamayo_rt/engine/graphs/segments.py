@@ -56,11 +56,6 @@ class Segments:
         self.tail_length.copy_(torch.minimum(said, held[hand_off.sequences]))
         self.place(hand_off.position_ids, config)
 
-    def copy_(self, other: Segments) -> None:
-        """Take the lengths and positions of segments over the same cache."""
-        for name in ("tail_sequence", "tail_length", "cos", "sin"):
-            getattr(self, name).copy_(getattr(other, name))
-
 
 def of_cache(cache: SegmentedCache, candidates: int, waypoints: int, config: TextConfig) -> Segments:
     """Segments of the engine's own cache, to be filled by `take` or from the state of a rollout."""

@@ -60,11 +60,11 @@ class Pipeline:
     def from_frames(self) -> torch.Tensor:
         """Raw frames on the host → trajectories (K, W, 3) on the host."""
         images = prepare_images(self.request.sample, self.engine.config, self.engine.device)
-        return self._integrate(self._run(images, self.request.prompt_of(images), _unmarked)[0])
+        return self._trajectories(images, self.request.prompt_of(images), _unmarked)
 
     def from_patches(self, mark: Mark = _unmarked) -> torch.Tensor:
         """Patches on the device → trajectories (K, W, 3) on the host."""
-        return self._integrate(self._run(self.request.images, self.request.prompt, mark)[0])
+        return self._trajectories(self.request.images, self.request.prompt, mark)
 
     def check(self) -> None:
         """Run once and see that it is the workload that runs.
@@ -75,11 +75,14 @@ class Pipeline:
         _, rollout, cache = self._run(self.request.images, self.request.prompt, _unmarked)
         check_rollout(self.request, rollout, cache, len(self.request.prompt))
 
-    def _integrate(self, action: torch.Tensor) -> torch.Tensor:
+    def _trajectories(self, images: Images, prompt: Prompt, mark: Mark) -> torch.Tensor:
+        action, *_ = self._run(images, prompt, mark)
         xyz, rot = self.request.sample.history_xyz, self.request.sample.history_rot
         assert xyz is not None
         assert rot is not None
-        return self.unicycle.integrate(action.cpu(), xyz, rot)[0]
+        # As `Model.infer` does: what needs no action is done while the device may still be busy.
+        start = self.unicycle.start(xyz, rot)
+        return self.unicycle.integrate_from(start, action.cpu())[0]
 
     def _run(self, images: Images, prompt: Prompt, mark: Mark) -> tuple[torch.Tensor, Rollout, KvCache]:
         """Normalized actions, what was said, and the cache."""

@@ -103,10 +103,12 @@ class Model:
             raise InputError(f"frame_ids: {len(frame_ids)} keys, expected {sample.num_images}, one an image")
         watch = Stopwatch(self.engine.device)
         images = prepare_images(sample, self.config, self.engine.device)
-        prompt = self.prompt_of(sample, images)
         watch.lap("preprocess")
         features = self.engine.encode_images(images, frame_ids)
         watch.lap("vision")
+        # On a GPU this is written while vision runs.
+        prompt = self.prompt_of(sample, images)
+        watch.lap("preprocess")
         if not task.drives:
             return self._answer(sample, task, prompt, features, settings, watch, on_token)
         return self._drive(sample, task, images, prompt, features, settings, noise, keep_trace, watch, on_token)

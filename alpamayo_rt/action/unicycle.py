@@ -47,7 +47,7 @@ class Unicycle:
         return solve(gram, rhs, c.v_ridge)[..., -1]
 
     def start(self, history_xyz: torch.Tensor, history_rot: torch.Tensor) -> Start:
-        """What a trajectory takes over from its history (…, 16, 3), (…, 16, 3, 3); no action is needed for it."""
+        """What trajectories take over from poses (…, 16, 3) and rotations (…, 16, 3, 3) of the past."""
         return Start(self.initial_speed(history_xyz, history_rot), history_xyz[..., -1, 2])
 
     def integrate(
@@ -66,7 +66,7 @@ class Unicycle:
         return self.integrate_from(self.start(history_xyz, history_rot), actions)
 
     def integrate_from(self, start: Start, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `integrate`. It is what the host still has to do when all else is done, so it is few operations."""
+        """See `integrate`; few operations, because all else is done when the actions arrive."""
         dt = self.config.dt
         accel, curvature = self.denormalize(actions).unbind(-1)
         v0 = start.speed.expand(accel.shape[:-1])[..., None]

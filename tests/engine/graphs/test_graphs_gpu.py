@@ -205,7 +205,7 @@ def test_nobody_waits_for_the_device_before_the_last_pass(bf16: Pair) -> None:
     gaps = [b.start - a.end for a, b in pairwise(queued)]
     idle = sum(gap for gap in gaps if gap > 5)  # what lies between two kernels of a graph is below that
     print(f"{len(queued)} operations queued, {idle:.0f} µs idle, largest gap {max(gaps):.1f} µs; {copies}")
-    assert idle < 50
+    assert idle < 100
 
 
 def test_memory_does_not_grow(bf16: Pair) -> None:

@@ -111,7 +111,8 @@ tails = st.tuples(st.integers(0, LIMIT_OF), st.sampled_from([CLOSING, END, 8]))
 def test_the_host_concludes_what_the_device_knows(rows: list[tuple[int, int]], closing: int | None) -> None:
     """`ending` against `done`, `count` and `tail_length` of the device's own stop test."""
     rule, limit = StopRule((), closing, END), LIMIT_OF
-    given_, state = (kind.allocate(len(rows), limit, "cpu") for kind in (ops.RolloutInput, ops.RolloutState))
+    given_ = ops.RolloutInput.allocate(len(rows), limit, "cpu")
+    state = ops.RolloutState.allocate(len(rows), limit, "cpu")
     given_.forced.fill_(5)
     for row, (before, last) in zip(given_.forced, rows, strict=True):
         row[before : before + 1] = last

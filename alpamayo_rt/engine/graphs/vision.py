@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpamayo_rt.kernels.layers.vision import add_layer_norm, rotate_patches
+from alpamayo_rt.kernels.products.operations import linear_into
 from alpamayo_rt.model.vision import VisionBlock, VisionFeatures, VisionTower
 from alpamayo_rt.quantization.linear import QuantizedLinear
 
@@ -64,7 +65,7 @@ class VisionRun:
         """One block over the stream x, in place; `h`, `q` and `k` are room for what lies between."""
         norm = block.norm1
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, before)
-        qkv = block.attn.qkv(h)
+        qkv = _linear(h, block.attn.qkv)
         rotate_patches(qkv, self.cos, self.sin, q, k)
         v = qkv.view(len(x), 3, *q.shape[1:])[:, 2]
         heads = [t.unflatten(0, (self.images, -1)).transpose(1, 2) for t in (q, k, v)]
@@ -72,7 +73,7 @@ class VisionRun:
         _add_product(x, mixed, block.attn.proj)
         norm = block.norm2
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)
-        _add_product(x, _linear_gelu(h, block.mlp.linear_fc1), block.mlp.linear_fc2)
+        _add_product(x, _linear(h, block.mlp.linear_fc1, gelu=True), block.mlp.linear_fc2)
 
     def _whole(self, x: torch.Tensor, block: int) -> torch.Tensor:
         """The stream behind a block with all its biases."""
@@ -98,11 +99,13 @@ def _add_product(x: torch.Tensor, h: torch.Tensor, layer: Linear) -> None:
     if isinstance(layer, QuantizedLinear):
         x += layer(h) - layer.bias
     else:
-        x.addmm_(h, layer.weight.t())
+        linear_into(h, layer.weight, x, add=True)
 
 
-def _linear_gelu(x: torch.Tensor, layer: Linear) -> torch.Tensor:
-    if isinstance(layer, QuantizedLinear) or not x.is_cuda:
-        return F.gelu(layer(x), approximate="tanh")
-    # One product with bias and tanh GELU behind it in the library.
-    return torch._addmm_activation(layer.bias, x, layer.weight.t(), use_gelu=True)
+def _linear(x: torch.Tensor, layer: Linear, gelu: bool = False) -> torch.Tensor:
+    """The layer, and tanh GELU behind it."""
+    if isinstance(layer, QuantizedLinear):
+        return F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
+    out = x.new_empty(len(x), layer.out_features)
+    linear_into(x, layer.weight, out, layer.bias, gelu=gelu)
+    return out

@@ -172,6 +172,7 @@ def test_without_the_library_torch_computes_and_one_line_says_so(
     plans = {"missing": None, "binding": raises, "plan": lambda device: raises, "nothing": lambda d: bench.plan}
     if fails == "missing":
         monkeypatch.setattr(choice, "find_library", lambda: None)
+        monkeypatch.setattr(choice, "_library_plans", choice._library_plans.__wrapped__)
     products = Products(
         "fastest", plans[fails], bench.clock, lambda device: nullcontext(), lambda: False
     )  # fmt: skip

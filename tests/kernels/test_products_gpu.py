@@ -29,7 +29,7 @@ def library() -> Library:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
 @pytest.mark.parametrize("spare", [0, 8])
-@pytest.mark.parametrize(("m", "n", "k"), SMALL + RELEASED[:3])
+@pytest.mark.parametrize(("m", "n", "k"), SMALL[:3] + RELEASED[:3])
 def test_all_candidates(
     library: Library, m: int, n: int, k: int, spare: int, bias: bool, gelu: bool, add: bool, dtype: torch.dtype
 ) -> None:
@@ -38,7 +38,7 @@ def test_all_candidates(
     key = key_of(x, weight, out, given, gelu, add)
     assert key is not None
     plan = library.plan(key, given)
-    assert plan.candidates or n % 8 or k % 8
+    assert plan.candidates
     expected, before = exact(x, weight, out, given, gelu, add), out.clone()
     for number in range(len(plan.candidates)):
         out.copy_(before)
@@ -49,8 +49,10 @@ def test_all_candidates(
 @pytest.mark.parametrize("mode", choice.MODES)
 @pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
 @pytest.mark.parametrize(("m", "n", "k"), [*SMALL, *RELEASED])
-def test_chosen_products(m: int, n: int, k: int, bias: bool, gelu: bool, add: bool, mode: str) -> None:
-    products = Products(mode)
+def test_chosen_products(
+    library: Library, m: int, n: int, k: int, bias: bool, gelu: bool, add: bool, mode: str
+) -> None:
+    products = Products(mode, lambda device: library.plan)
     x, weight, out, shift = operands(m, n, k, torch.bfloat16, "cuda")
     given = shift if bias else None
     expected, before = exact(x, weight, out, given, gelu, add), out.clone()
@@ -63,7 +65,8 @@ def test_chosen_products(m: int, n: int, k: int, bias: bool, gelu: bool, add: bo
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
     (chosen,) = products.chosen.values()
-    assert chosen == "torch" if mode == "torch" else True
+    if mode == "torch" or k % 8 == 0:
+        assert chosen == "torch" if mode == "torch" else chosen == "#0" or mode == "fastest"
 
 
 @pytest.mark.parametrize("known", [True, False])

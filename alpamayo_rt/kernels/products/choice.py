@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -214,8 +214,9 @@ def _words(key: Key) -> str:
     return f"{key.m} x {key.n} x {key.k}"
 
 
+@cache
 def _library_plans(device: int) -> Plans | None:
-    """cuBLASLt on a GPU."""
+    """cuBLASLt on a GPU, with one handle and one workspace for all."""
     functions = find_library()
     if functions is None:
         _LOG.warning("products: torch's own, as cuBLASLt is not found")

@@ -10,8 +10,8 @@ from torch import nn
 def embedding(rows: int, width: int) -> nn.Embedding:
     """`nn.Embedding`, drawn as it draws, except on the `meta` device.
 
-    There is nothing to draw there, and asking for normal numbers on it imports PyTorch's compiler: three seconds
-    of every process that loads a model.
+    There is nothing to draw there, and asking for normal numbers on it imports PyTorch's compiler: seconds of
+    every process that loads a model.
     """
     table = torch.empty(rows, width)
     if not table.is_meta:

@@ -99,4 +99,7 @@ def layer_weights(decoder: Decoder) -> list[LayerWeights]:
                 fuse(mlp.down_proj),
             )
         )
+        if layers[-1].input_norm.is_cuda:
+            # What was fused is free, but in pieces that fit no later layer: kept, they would fill the card.
+            torch.cuda.empty_cache()
     return layers

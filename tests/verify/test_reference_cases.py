@@ -19,7 +19,7 @@ from alpamayo_rt.verify.rows import Row
 # Fewer rows than these would mean that a stage is no longer compared.
 DRIVING_ROWS, OTHER_ROWS = 80, 5
 LOW = ("fp16", "bf16")
-# bfloat16, as releases are stored, for every family; float16 for the first alone unless all tests are asked for.
+# bfloat16, as releases are stored, for every family; float16 for the first alone unless all tests run.
 LOW_CASES = [
     pytest.param(family, name, precision, marks=[pytest.mark.slow] if precision == "fp16" and i else [])
     for i, (_, cases) in enumerate(groupby(CASES, lambda case: case[0]))

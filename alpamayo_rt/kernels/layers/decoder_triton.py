@@ -194,7 +194,7 @@ def qk_norm_rope(
     # Few tokens: few heads a program, for more of them at once.
     together = 8 if n > 64 else 2
     q_programs = triton.cdiv(heads, together)
-    overlap = n <= 16 and overlaps(qkv)  # between the kernels of a decode step
+    overlap = overlaps(qkv)
     _qk_norm_rope[(n, q_programs + triton.cdiv(kv, together))](
         qkv, q_weight, k_weight, cos, sin, slots, q_out, keys, values, eps, qkv.stride(0), heads, kv,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), half,

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernels of `patches.patch_attention`.
+
+One turns the keys where they lie. The other holds a tile of one head's queries, which it turns itself, and walks
+over the keys of its image. A head's columns are split into the largest power of two and the rest, so that 72
+columns cost 80 and not 128.
+
+Where kernels overlap (`skinny.configurations.PROGRAMMATIC_LAUNCH`), the first lets the second start only after
+it has waited for the joint product. So the second may read queries at once, and waits before it reads keys.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from alpamayo_rt.kernels.attention.patches import PatchConfiguration
+from alpamayo_rt.kernels.attention.triton_shared import dot_precision, padded, product
+from alpamayo_rt.kernels.skinny.triton_parts import overlaps
+
+
+@triton.jit
+def _turn_keys(
+    qkv,
+    cos,
+    sin,
+    tokens,
+    patches,
+    width,
+    HALF: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    TOKENS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """TOKENS rows of a program; a pair of columns is read and written by one thread."""
+    if OVERLAP:
+        gdc_wait()
+        gdc_launch_dependents()
+    # Rows are (token, head) pairs, whose halves lie side by side.
+    row = tl.program_id(0) * TOKENS * BLOCK_H + tl.arange(0, TOKENS * BLOCK_H)
+    token, head = row // BLOCK_H, row % BLOCK_H
+    column = tl.arange(0, BLOCK_D)
+    here = ((token < tokens) & (head < HEADS))[:, None] & (column < HALF)[None, :]
+    kind: tl.constexpr = qkv.dtype.element_ty
+    at = qkv + width + token.to(tl.int64)[:, None] * (3 * width) + (head * (2 * HALF))[:, None] + column[None, :]
+    angle = (token % patches)[:, None] * HALF + column[None, :]
+    first = tl.load(at, mask=here, other=0.0).to(tl.float32)
+    second = tl.load(at + HALF, mask=here, other=0.0).to(tl.float32)
+    c = tl.load(cos + angle, mask=here, other=0.0)
+    s = tl.load(sin + angle, mask=here, other=0.0)
+    tl.store(at, (first * c - second * s).to(kind), mask=here)
+    tl.store(at + HALF, (second * c + first * s).to(kind), mask=here)
+
+
+@triton.jit
+def _turned(
+    source, cos, sin, patch, inside, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr
+):
+    """Columns [START, START + WIDTH) of heads at `source` (N,), rotated, in their own type.
+
+    Each is read a second time with its halves exchanged: cheaper than to exchange them between threads.
+    """
+    column = START + tl.arange(0, WIDTH)
+    here = inside[:, None] & (column < DIM)[None, :]
+    low = (column < DIM // 2)[None, :]
+    opposite = tl.where(column < DIM // 2, column + DIM // 2, column - DIM // 2)
+    value = tl.load(source[:, None] + column[None, :], mask=here, other=0.0).to(tl.float32)
+    other = tl.load(source[:, None] + opposite[None, :], mask=here, other=0.0).to(tl.float32)
+    angle = patch[:, None] * (DIM // 2) + (column % (DIM // 2))[None, :]
+    c = tl.load(cos + angle, mask=here, other=0.0)
+    s = tl.load(sin + angle, mask=here, other=0.0)
+    return (value * c + tl.where(low, -other, other) * s).to(source.dtype.element_ty)
+
+
+@triton.jit
+def _attend(
+    q,
+    q_rest,
+    keys,
+    values,
+    stride,
+    first,
+    end,
+    largest,
+    total,
+    mixed,
+    mixed_rest,
+    scale,
+    SIZE: tl.constexpr,
+    MASKED: tl.constexpr,
+    DIM: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Take patches [first, first + SIZE), where MASKED those below `end`, into the running softmax."""
+    patch = first + tl.arange(0, SIZE)
+    column = tl.arange(0, MAIN)
+    here = patch < end
+    offset = patch[:, None] * stride + column[None, :]
+    if MASKED or MAIN > DIM:
+        inside = (column < DIM)[None, :]
+        if MASKED:
+            inside = inside & here[:, None]
+        k = tl.load(keys + offset, mask=inside, other=0.0)
+        v = tl.load(values + offset, mask=inside, other=0.0)
+    else:
+        k = tl.load(keys + offset)
+        v = tl.load(values + offset)
+    scores = product(q, tl.trans(k), tl.zeros([q.shape[0], SIZE], tl.float32), PRECISION)
+    if REST > 0:
+        rest = MAIN + tl.arange(0, REST)
+        rest_offset = patch[:, None] * stride + rest[None, :]
+        inside = (rest < DIM)[None, :]
+        if MASKED:
+            inside = inside & here[:, None]
+        k_rest = tl.load(keys + rest_offset, mask=inside, other=0.0)
+        v_rest = tl.load(values + rest_offset, mask=inside, other=0.0)
+        scores = product(q_rest, tl.trans(k_rest), scores, PRECISION)
+    if MASKED:
+        scores = tl.where(here[None, :], scores, float("-inf"))
+    new = tl.maximum(largest, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - new[:, None])
+    fade = tl.exp2(largest - new)
+    total = total * fade + tl.sum(weights, 1)
+    weights = weights.to(v.dtype)
+    mixed = product(weights, v, mixed * fade[:, None], PRECISION)
+    if REST > 0:
+        mixed_rest = product(weights, v_rest, mixed_rest * fade[:, None], PRECISION)
+    return new, total, mixed, mixed_rest
+
+
+@triton.jit
+def _patch_attention(
+    qkv,
+    cos,
+    sin,
+    out,
+    patches,
+    heads,
+    width,
+    scale,
+    DIM: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    HALF_TILE: tl.constexpr,
+    LAST_TILE: tl.constexpr,
+    LAST_MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    # Tiles of one head run at the same time and find its keys in the L2 cache.
+    tile, head, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    stride = 3 * width
+    base = qkv + image.to(tl.int64) * patches * stride + head * DIM
+    patch = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside = patch < patches
+    source = base + patch * stride
+    q = _turned(source, cos, sin, patch, inside, 0, MAIN, DIM)
+    largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    mixed = tl.zeros([BLOCK_M, MAIN], tl.float32)
+    if REST > 0:
+        q_rest = _turned(source, cos, sin, patch, inside, MAIN, REST, DIM)
+        mixed_rest = tl.zeros([BLOCK_M, REST], tl.float32)
+    else:
+        q_rest = q
+        mixed_rest = total
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    keys, values = base + width, base + 2 * width
+    first = 0
+    for first in range(0, patches // BLOCK_N * BLOCK_N, BLOCK_N):
+        largest, total, mixed, mixed_rest = _attend(
+            q, q_rest, keys, values, stride, first, patches, largest, total, mixed, mixed_rest, scale,
+            BLOCK_N, False, DIM, MAIN, REST, PRECISION,
+        )  # fmt: skip
+    first = patches // BLOCK_N * BLOCK_N
+    if HALF_TILE:
+        largest, total, mixed, mixed_rest = _attend(
+            q, q_rest, keys, values, stride, first, patches, largest, total, mixed, mixed_rest, scale,
+            BLOCK_N // 2, False, DIM, MAIN, REST, PRECISION,
+        )  # fmt: skip
+        first += BLOCK_N // 2
+    if LAST_TILE > 0:
+        largest, total, mixed, mixed_rest = _attend(
+            q, q_rest, keys, values, stride, first, patches, largest, total, mixed, mixed_rest, scale,
+            LAST_TILE, LAST_MASKED, DIM, MAIN, REST, PRECISION,
+        )  # fmt: skip
+    target = out + (image.to(tl.int64) * patches + patch[:, None]) * width + head * DIM
+    column = tl.arange(0, MAIN)
+    kind: tl.constexpr = out.dtype.element_ty
+    here = inside[:, None] & (column < DIM)[None, :]
+    share = 1.0 / total
+    tl.store(target + column[None, :], (mixed * share[:, None]).to(kind), mask=here)
+    if REST > 0:
+        rest = MAIN + tl.arange(0, REST)
+        here = inside[:, None] & (rest < DIM)[None, :]
+        tl.store(target + rest[None, :], (mixed_rest * share[:, None]).to(kind), mask=here)
+
+
+def patch_attention(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    out: torch.Tensor,
+    configuration: PatchConfiguration,
+) -> None:
+    """See `patches.patch_attention`."""
+    (tokens, heads, dim), patches, c = out.shape, len(cos), configuration
+    overlap, width = overlaps(out), heads * dim
+    block_h = triton.next_power_of_2(heads)
+    turned = max(1, c.turned // block_h)
+    _turn_keys[(triton.cdiv(tokens, turned),)](
+        qkv, cos, sin, tokens, patches, width, HALF=dim // 2, HEADS=heads, BLOCK_H=block_h,
+        BLOCK_D=triton.next_power_of_2(dim // 2), TOKENS=turned, OVERLAP=overlap,
+        num_warps=4, launch_pdl=overlap,
+    )  # fmt: skip
+    main, rest = head_parts(dim)
+    half, last, masked = last_tiles(patches, c.block_n)
+    _patch_attention[(triton.cdiv(patches, c.block_m), heads, tokens // patches)](
+        qkv, cos, sin, out, patches, heads, width, dim**-0.5 * math.log2(math.e),
+        DIM=dim, MAIN=main, REST=rest, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
+        HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked, PRECISION=dot_precision(qkv), OVERLAP=overlap,
+        num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers, launch_pdl=overlap,
+    )  # fmt: skip
+
+
+def head_parts(dim: int) -> tuple[int, int]:
+    """Columns of a head's two parts as the matrix unit takes them: 72 → (64, 16); the second may be 0."""
+    main = 1 << (dim.bit_length() - 1)
+    rest = padded(dim - main) if dim > main else 0
+    return (main, rest) if main >= 16 and main + rest < padded(dim) else (padded(dim), 0)
+
+
+def last_tiles(patches: int, block_n: int) -> tuple[bool, int, bool]:
+    """Behind the whole tiles: is there half a one, the size of the last (0: none), and is that to be masked."""
+    left = patches % block_n
+    half = left >= block_n // 2 >= 16
+    left -= block_n // 2 if half else 0
+    last = padded(left) if left else 0
+    return half, last, last != left

@@ -59,10 +59,10 @@ def _turn_keys(
 
 
 @triton.jit
-def _turned(
-    source, cos, sin, patch, inside, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr
+def _turn(
+    source, target, cos, sin, patch, inside, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr
 ):
-    """Columns [START, START + WIDTH) of heads at `source` (N,), rotated, in their own type.
+    """Columns [START, START + WIDTH) of heads at `source` (N,), rotated, to `target` (N,).
 
     Each is read a second time with its halves exchanged: cheaper than to exchange them between threads.
     """
@@ -75,64 +75,75 @@ def _turned(
     angle = patch[:, None] * (DIM // 2) + (column % (DIM // 2))[None, :]
     c = tl.load(cos + angle, mask=here, other=0.0)
     s = tl.load(sin + angle, mask=here, other=0.0)
-    return (value * c + tl.where(low, -other, other) * s).to(source.dtype.element_ty)
+    turned = value * c + tl.where(low, -other, other) * s
+    _write(target, inside, turned, START, WIDTH, DIM)
+
+
+@triton.jit
+def _read(source, inside, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr):
+    """Columns [START, START + WIDTH) at `source` (N,); ROWS: only rows `inside`."""
+    column = START + tl.arange(0, WIDTH)
+    at = source[:, None] + column[None, :]
+    if ROWS:
+        if START + WIDTH > DIM:
+            return tl.load(at, mask=inside[:, None] & (column < DIM)[None, :], other=0.0)
+        else:
+            return tl.load(at, mask=inside[:, None], other=0.0)
+    elif START + WIDTH > DIM:
+        return tl.load(at, mask=(column < DIM)[None, :], other=0.0)
+    else:
+        return tl.load(at)
+
+
+@triton.jit
+def _write(target, inside, value, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr):
+    """As `_read`."""
+    column = START + tl.arange(0, WIDTH)
+    here = inside[:, None] & (column < DIM)[None, :]
+    tl.store(target[:, None] + column[None, :], value.to(target.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _tile(
+    keys, values, stride, first, end,
+    SIZE: tl.constexpr, MASKED: tl.constexpr, DIM: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+):  # fmt: skip
+    """Keys and values of patches [first, first + SIZE), where MASKED those below `end`, in two parts each."""
+    patch = first + tl.arange(0, SIZE)
+    key, value, here = keys + patch * stride, values + patch * stride, patch < end
+    k = _read(key, here, 0, MAIN, DIM, MASKED)
+    v = _read(value, here, 0, MAIN, DIM, MASKED)
+    if REST > 0:
+        k_rest = _read(key, here, MAIN, REST, DIM, MASKED)
+        v_rest = _read(value, here, MAIN, REST, DIM, MASKED)
+    else:
+        k_rest = k
+        v_rest = v
+    return k, k_rest, v, v_rest
 
 
 @triton.jit
 def _attend(
-    q,
-    q_rest,
-    keys,
-    values,
-    stride,
-    first,
-    end,
-    largest,
-    total,
-    mixed,
-    mixed_rest,
-    scale,
-    SIZE: tl.constexpr,
-    MASKED: tl.constexpr,
-    DIM: tl.constexpr,
-    MAIN: tl.constexpr,
-    REST: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Take patches [first, first + SIZE), where MASKED those below `end`, into the running softmax."""
-    patch = first + tl.arange(0, SIZE)
-    column = tl.arange(0, MAIN)
-    here = patch < end
-    offset = patch[:, None] * stride + column[None, :]
-    if MASKED or MAIN > DIM:
-        inside = (column < DIM)[None, :]
-        if MASKED:
-            inside = inside & here[:, None]
-        k = tl.load(keys + offset, mask=inside, other=0.0)
-        v = tl.load(values + offset, mask=inside, other=0.0)
-    else:
-        k = tl.load(keys + offset)
-        v = tl.load(values + offset)
-    scores = product(q, tl.trans(k), tl.zeros([q.shape[0], SIZE], tl.float32), PRECISION)
+    q, q_rest, k, k_rest, v, v_rest, left, largest, total, mixed, mixed_rest, scale,
+    MASKED: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Take a tile, where MASKED its first `left` patches, into the running softmax."""
+    scores = product(q, tl.trans(k), tl.zeros([q.shape[0], k.shape[0]], tl.float32), PRECISION)
     if REST > 0:
-        rest = MAIN + tl.arange(0, REST)
-        rest_offset = patch[:, None] * stride + rest[None, :]
-        inside = (rest < DIM)[None, :]
-        if MASKED:
-            inside = inside & here[:, None]
-        k_rest = tl.load(keys + rest_offset, mask=inside, other=0.0)
-        v_rest = tl.load(values + rest_offset, mask=inside, other=0.0)
         scores = product(q_rest, tl.trans(k_rest), scores, PRECISION)
     if MASKED:
-        scores = tl.where(here[None, :], scores, float("-inf"))
+        scores = tl.where((tl.arange(0, k.shape[0]) < left)[None, :], scores, float("-inf"))
     new = tl.maximum(largest, tl.max(scores, 1) * scale)
     weights = tl.exp2(scores * scale - new[:, None])
     fade = tl.exp2(largest - new)
     total = total * fade + tl.sum(weights, 1)
     weights = weights.to(v.dtype)
-    mixed = product(weights, v, mixed * fade[:, None], PRECISION)
+    # Both are scaled before either product: the matrix unit works on while nobody touches its sums.
+    mixed = mixed * fade[:, None]
     if REST > 0:
-        mixed_rest = product(weights, v_rest, mixed_rest * fade[:, None], PRECISION)
+        mixed_rest = mixed_rest * fade[:, None]
+        mixed_rest = product(weights, v_rest, mixed_rest, PRECISION)
+    mixed = product(weights, v, mixed, PRECISION)
     return new, total, mixed, mixed_rest
 
 
@@ -151,6 +162,7 @@ def _patch_attention(
     REST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    WHOLE: tl.constexpr,
     HALF_TILE: tl.constexpr,
     LAST_TILE: tl.constexpr,
     LAST_MASKED: tl.constexpr,
@@ -163,49 +175,59 @@ def _patch_attention(
     base = qkv + image.to(tl.int64) * patches * stride + head * DIM
     patch = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = patch < patches
+    # Turned queries wait where the result will lie, for the compiler takes into shared memory what it loads. What
+    # has just been computed it keeps in registers, fills them anew for each product, and products do not overlap.
     source = base + patch * stride
-    q = _turned(source, cos, sin, patch, inside, 0, MAIN, DIM)
+    target = out + image.to(tl.int64) * patches * width + head * DIM + patch * width
+    _turn(source, target, cos, sin, patch, inside, 0, MAIN, DIM)
+    if REST > 0:
+        _turn(source, target, cos, sin, patch, inside, MAIN, REST, DIM)
+    tl.debug_barrier()  # other threads of this program read them; no other program does
+    q = _read(target, inside, 0, MAIN, DIM, True)
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, MAIN], tl.float32)
     if REST > 0:
-        q_rest = _turned(source, cos, sin, patch, inside, MAIN, REST, DIM)
+        q_rest = _read(target, inside, MAIN, REST, DIM, True)
         mixed_rest = tl.zeros([BLOCK_M, REST], tl.float32)
     else:
         q_rest = q
         mixed_rest = total
-    if OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
     keys, values = base + width, base + 2 * width
-    first = 0
-    for first in range(0, patches // BLOCK_N * BLOCK_N, BLOCK_N):
+    whole: tl.constexpr = WHOLE
+    last = whole + HALF_TILE * (BLOCK_N // 2)
+    if LAST_TILE > 0:  # read now, used at the end
+        k, k_rest, v, v_rest = _tile(
+            keys, values, stride, last, patches, LAST_TILE, LAST_MASKED, DIM, MAIN, REST
+        )
+    for first in range(0, whole, BLOCK_N):
+        kn, kn_rest, vn, vn_rest = _tile(
+            keys, values, stride, first, patches, BLOCK_N, False, DIM, MAIN, REST
+        )
         largest, total, mixed, mixed_rest = _attend(
-            q, q_rest, keys, values, stride, first, patches, largest, total, mixed, mixed_rest, scale,
-            BLOCK_N, False, DIM, MAIN, REST, PRECISION,
+            q, q_rest, kn, kn_rest, vn, vn_rest, BLOCK_N, largest, total, mixed, mixed_rest, scale,
+            False, REST, PRECISION,
         )  # fmt: skip
-    first = patches // BLOCK_N * BLOCK_N
     if HALF_TILE:
+        kh, kh_rest, vh, vh_rest = _tile(
+            keys, values, stride, whole, patches, BLOCK_N // 2, False, DIM, MAIN, REST
+        )
         largest, total, mixed, mixed_rest = _attend(
-            q, q_rest, keys, values, stride, first, patches, largest, total, mixed, mixed_rest, scale,
-            BLOCK_N // 2, False, DIM, MAIN, REST, PRECISION,
+            q, q_rest, kh, kh_rest, vh, vh_rest, BLOCK_N, largest, total, mixed, mixed_rest, scale,
+            False, REST, PRECISION,
         )  # fmt: skip
-        first += BLOCK_N // 2
     if LAST_TILE > 0:
         largest, total, mixed, mixed_rest = _attend(
-            q, q_rest, keys, values, stride, first, patches, largest, total, mixed, mixed_rest, scale,
-            LAST_TILE, LAST_MASKED, DIM, MAIN, REST, PRECISION,
+            q, q_rest, k, k_rest, v, v_rest, patches - last, largest, total, mixed, mixed_rest, scale,
+            LAST_MASKED, REST, PRECISION,
         )  # fmt: skip
-    target = out + (image.to(tl.int64) * patches + patch[:, None]) * width + head * DIM
-    column = tl.arange(0, MAIN)
-    kind: tl.constexpr = out.dtype.element_ty
-    here = inside[:, None] & (column < DIM)[None, :]
-    share = 1.0 / total
-    tl.store(target + column[None, :], (mixed * share[:, None]).to(kind), mask=here)
+    share = 1.0 / total[:, None]
+    _write(target, inside, mixed * share, 0, MAIN, DIM)
     if REST > 0:
-        rest = MAIN + tl.arange(0, REST)
-        here = inside[:, None] & (rest < DIM)[None, :]
-        tl.store(target + rest[None, :], (mixed_rest * share[:, None]).to(kind), mask=here)
+        _write(target, inside, mixed_rest * share, MAIN, REST, DIM)
 
 
 def patch_attention(
@@ -230,7 +252,7 @@ def patch_attention(
     _patch_attention[(triton.cdiv(patches, c.block_m), heads, tokens // patches)](
         qkv, cos, sin, out, patches, heads, width, dim**-0.5 * math.log2(math.e),
         DIM=dim, MAIN=main, REST=rest, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
-        HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked, PRECISION=dot_precision(qkv), OVERLAP=overlap,
+        WHOLE=patches // c.block_n * c.block_n, HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked, PRECISION=dot_precision(qkv), OVERLAP=overlap,
         num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers, launch_pdl=overlap,
     )  # fmt: skip
 

@@ -97,7 +97,9 @@ def test_large_scores(dtype: torch.dtype, device: str) -> None:
     qkv[:, : 2 * 2 * 24] *= 12
     qkv[:7, : 2 * 24] *= 0.01
     out = torch.empty(48, 2, 24, dtype=dtype, device=device)
-    patch_attention(qkv.to(device, copy=True), cos.to(device), sin.to(device), out, SMALL if INTERPRETED else None)
+    patch_attention(
+        qkv.to(device, copy=True), cos.to(device), sin.to(device), out, SMALL if INTERPRETED else None
+    )
     expected = exact(qkv, cos, sin, 2)
     bound = 10 * BOUND[dtype]  # a rounding of rotated queries moves scores of hundreds
     assert (out.cpu().double() - expected).norm() / expected.norm() < bound

@@ -24,7 +24,7 @@ class PatchConfiguration:
         warps: of a program.
         stages: tiles of keys and values in flight.
         registers: the most that a thread may take, or None.
-        turned: rows of keys (a token's head) that a program of the first kernel rotates.
+        turned: groups of up to eight pairs of a key that a program of the first kernel rotates.
     """
 
     block_m: int = 128
@@ -32,7 +32,7 @@ class PatchConfiguration:
     warps: int = 8
     stages: int = 2
     registers: int | None = 128
-    turned: int = 32
+    turned: int = 512
 
 
 def patch_configuration(dtype: torch.dtype) -> PatchConfiguration:
@@ -52,8 +52,8 @@ def patch_attention(
     """Rotate queries and keys, then let the patches of each image attend to each other, scaled by d^-½.
 
     Args:
-        qkv: (T, 3 · heads · d) contiguous, T = images · patches, image by image. What its keys are afterwards is
-            left open: the kernel rotates them in place.
+        qkv: (T, 3 · heads · d) contiguous, T = images · patches, image by image. What its keys are afterwards
+            is left open: the kernel rotates them in place.
         cos: (patches, d / 2) float32, as is sin; the second half of a head has the same.
         sin: see cos.
         out: (T, heads, d) contiguous; may be no part of qkv.
@@ -83,5 +83,5 @@ def patch_attention_twin(
         first, second = part.to(torch.promote_types(part.dtype, torch.float32)).chunk(2, -1)
         return torch.cat([first * c - second * s, second * c + first * s], -1).to(part.dtype)
 
-    parts = [part.transpose(1, 2) for part in (turned(q), turned(k), v)]
-    out.copy_(F.scaled_dot_product_attention(*parts).transpose(1, 2).reshape(out.shape))
+    q, k, v = (part.transpose(1, 2) for part in (turned(q), turned(k), v))
+    out.copy_(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(out.shape))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernels of `patches.patch_attention`.
 
-One turns the keys where they lie. The other holds a tile of one head's queries, which it turns itself, and walks
-over the keys of its image. A head's columns are split into the largest power of two and the rest, so that 72
-columns cost 80 and not 128.
+One turns the keys where they lie. The other holds a tile of one head's queries, which it turns itself, and
+walks over the keys of its image. A head's columns are split into the largest power of two and the rest, so that
+72 columns cost 80 and not 128.
 
 Where kernels overlap (`skinny.configurations.PROGRAMMATIC_LAUNCH`), the first lets the second start only after
 it has waited for the joint product. So the second may read queries at once, and waits before it reads keys.
@@ -21,6 +21,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from alpamayo_rt.kernels.attention.patches import PatchConfiguration
 from alpamayo_rt.kernels.attention.triton_shared import dot_precision, padded, product
 from alpamayo_rt.kernels.skinny.triton_parts import overlaps
+from alpamayo_rt.kernels.tiles import two_parts
 
 
 @triton.jit
@@ -28,28 +29,31 @@ def _turn_keys(
     qkv,
     cos,
     sin,
-    tokens,
+    groups,
     patches,
     width,
-    HALF: tl.constexpr,
     HEADS: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    TOKENS: tl.constexpr,
+    HALF: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """TOKENS rows of a program; a pair of columns is read and written by one thread."""
+    """BLOCK groups of neighbouring columns in the first half of a head, and those that they turn with.
+
+    A pair of columns is read and written by one thread. No thread is spent on columns that are not there.
+    """
     if OVERLAP:
         gdc_wait()
         gdc_launch_dependents()
-    # Rows are (token, head) pairs, whose halves lie side by side.
-    row = tl.program_id(0) * TOKENS * BLOCK_H + tl.arange(0, TOKENS * BLOCK_H)
-    token, head = row // BLOCK_H, row % BLOCK_H
-    column = tl.arange(0, BLOCK_D)
-    here = ((token < tokens) & (head < HEADS))[:, None] & (column < HALF)[None, :]
+    in_half: tl.constexpr = HALF // GROUP
+    group = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    token = group // (HEADS * in_half)
+    head = group // in_half % HEADS
+    column = (group % in_half * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
+    here = (group < groups)[:, None]
     kind: tl.constexpr = qkv.dtype.element_ty
-    at = qkv + width + token.to(tl.int64)[:, None] * (3 * width) + (head * (2 * HALF))[:, None] + column[None, :]
-    angle = (token % patches)[:, None] * HALF + column[None, :]
+    at = qkv + (token.to(tl.int64) * (3 * width) + width + head * (2 * HALF))[:, None] + column
+    angle = (token % patches * HALF)[:, None] + column
     first = tl.load(at, mask=here, other=0.0).to(tl.float32)
     second = tl.load(at + HALF, mask=here, other=0.0).to(tl.float32)
     c = tl.load(cos + angle, mask=here, other=0.0)
@@ -59,9 +63,7 @@ def _turn_keys(
 
 
 @triton.jit
-def _turn(
-    source, target, cos, sin, patch, inside, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr
-):
+def _turn(source, target, cos, sin, patch, inside, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr):
     """Columns [START, START + WIDTH) of heads at `source` (N,), rotated, to `target` (N,).
 
     Each is read a second time with its halves exchanged: cheaper than to exchange them between threads.
@@ -175,8 +177,8 @@ def _patch_attention(
     base = qkv + image.to(tl.int64) * patches * stride + head * DIM
     patch = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = patch < patches
-    # Turned queries wait where the result will lie, for the compiler takes into shared memory what it loads. What
-    # has just been computed it keeps in registers, fills them anew for each product, and products do not overlap.
+    # Turned queries wait where the result will lie, for the compiler keeps in shared memory what is read. What
+    # was computed it fetches into registers for each product anew, and then products do not overlap.
     source = base + patch * stride
     target = out + image.to(tl.int64) * patches * width + head * DIM + patch * width
     _turn(source, target, cos, sin, patch, inside, 0, MAIN, DIM)
@@ -204,9 +206,7 @@ def _patch_attention(
             keys, values, stride, last, patches, LAST_TILE, LAST_MASKED, DIM, MAIN, REST
         )
     for first in range(0, whole, BLOCK_N):
-        kn, kn_rest, vn, vn_rest = _tile(
-            keys, values, stride, first, patches, BLOCK_N, False, DIM, MAIN, REST
-        )
+        kn, kn_rest, vn, vn_rest = _tile(keys, values, stride, first, patches, BLOCK_N, False, DIM, MAIN, REST)
         largest, total, mixed, mixed_rest = _attend(
             q, q_rest, kn, kn_rest, vn, vn_rest, BLOCK_N, largest, total, mixed, mixed_rest, scale,
             False, REST, PRECISION,
@@ -230,6 +230,20 @@ def _patch_attention(
         _write(target, inside, mixed_rest * share, MAIN, REST, DIM)
 
 
+def turn_keys(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int, configuration: PatchConfiguration
+) -> None:
+    """The first of the two kernels: rotates the keys of `patches.patch_attention` in place."""
+    width = qkv.shape[1] // 3
+    half, overlap = width // heads // 2, overlaps(qkv)
+    group = min(half & -half, 8)  # neighbours that one instruction can read
+    groups, block = len(qkv) * heads * (half // group), configuration.turned
+    _turn_keys[(triton.cdiv(groups, block),)](
+        qkv, cos, sin, groups, len(cos), width, HEADS=heads, HALF=half, GROUP=group, BLOCK=block,
+        OVERLAP=overlap, num_warps=4, launch_pdl=overlap,
+    )  # fmt: skip
+
+
 def patch_attention(
     qkv: torch.Tensor,
     cos: torch.Tensor,
@@ -240,28 +254,16 @@ def patch_attention(
     """See `patches.patch_attention`."""
     (tokens, heads, dim), patches, c = out.shape, len(cos), configuration
     overlap, width = overlaps(out), heads * dim
-    block_h = triton.next_power_of_2(heads)
-    turned = max(1, c.turned // block_h)
-    _turn_keys[(triton.cdiv(tokens, turned),)](
-        qkv, cos, sin, tokens, patches, width, HALF=dim // 2, HEADS=heads, BLOCK_H=block_h,
-        BLOCK_D=triton.next_power_of_2(dim // 2), TOKENS=turned, OVERLAP=overlap,
-        num_warps=4, launch_pdl=overlap,
-    )  # fmt: skip
-    main, rest = head_parts(dim)
+    turn_keys(qkv, cos, sin, heads, c)
+    main, rest = two_parts(dim, 16)
     half, last, masked = last_tiles(patches, c.block_n)
     _patch_attention[(triton.cdiv(patches, c.block_m), heads, tokens // patches)](
         qkv, cos, sin, out, patches, heads, width, dim**-0.5 * math.log2(math.e),
         DIM=dim, MAIN=main, REST=rest, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
-        WHOLE=patches // c.block_n * c.block_n, HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked, PRECISION=dot_precision(qkv), OVERLAP=overlap,
+        WHOLE=patches // c.block_n * c.block_n, HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked,
+        PRECISION=dot_precision(qkv), OVERLAP=overlap,
         num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers, launch_pdl=overlap,
     )  # fmt: skip
-
-
-def head_parts(dim: int) -> tuple[int, int]:
-    """Columns of a head's two parts as the matrix unit takes them: 72 → (64, 16); the second may be 0."""
-    main = 1 << (dim.bit_length() - 1)
-    rest = padded(dim - main) if dim > main else 0
-    return (main, rest) if main >= 16 and main + rest < padded(dim) else (padded(dim), 0)
 
 
 def last_tiles(patches: int, block_n: int) -> tuple[bool, int, bool]:

@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,16 @@ def attention_cases(images: int) -> list[Case]:
     tokens = images * PATCHES
     fresh = torch.randn(tokens, 3 * HIDDEN, device="cuda", dtype=torch.bfloat16)
     sets = torch.randn(SETS, tokens, 3 * HIDDEN, device="cuda", dtype=torch.bfloat16)
+    arrivals = torch.zeros(images * HEADS, device="cuda", dtype=torch.int32)
     outs = torch.full((SETS, tokens, HEADS, DIM), torch.nan, device="cuda", dtype=torch.bfloat16)
     angle = torch.randn(PATCHES, DIM // 2, device="cuda")
     cos, sin = angle.cos(), angle.sin()
     exact = torch.empty(tokens, HEADS, DIM, device="cuda", dtype=torch.float64)
-    patch_attention_twin(fresh.double(), cos.double(), sin.double(), exact)
+    patch_attention_twin(fresh.double(), cos.double(), sin.double(), exact, arrivals)
 
     def case(c: PatchConfiguration, overlap: bool = True) -> Case:
         def run(i: int) -> None:
-            triton_patches.patch_attention(sets[i], cos, sin, outs[i], c)
+            triton_patches.patch_attention(sets[i], cos, sin, outs[i], arrivals, c)
 
         def check() -> float:
             outs[0].fill_(torch.nan)
@@ -141,7 +142,8 @@ def attention_cases(images: int) -> list[Case]:
         return Case("patch attention", images, {"torch, rotated before": name}, run, check, kernel=False)
 
     chosen = patch_configuration(torch.bfloat16)
-    ours = [case(c) for c in dict.fromkeys([chosen, *CONFIGURATIONS])]
+    together = [replace(c, together=True) for c in CONFIGURATIONS if c.block_n == 64]
+    ours = [case(c) for c in dict.fromkeys([chosen, *CONFIGURATIONS, *together])]
     libraries = [library("cudnn", SDPBackend.CUDNN_ATTENTION), library("flash", SDPBackend.FLASH_ATTENTION)]
     return [*ours, case(chosen, overlap=False), *(turn(block) for block in (128, 256, 512)), *libraries]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import run_again_in_the_interpreter
 
-from alpamayo_rt.kernels.attention.patches import PatchConfiguration, patch_attention, patch_attention_twin
+from alpamayo_rt.kernels.attention.patches import (
+    PatchConfiguration,
+    patch_attention,
+    patch_attention_twin,
+    patch_configuration,
+)
 from alpamayo_rt.model.rotary import rotate
 
 DEVICES = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -37,10 +43,15 @@ def inputs(
     return qkv, angles.cos(), angles.sin()
 
 
+def arrivals(heads: int, device: torch.device | str) -> torch.Tensor:
+    """No program has arrived."""
+    return torch.zeros(heads, dtype=torch.int32, device=device)
+
+
 def exact(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int) -> torch.Tensor:
     """The twin's result in float64, (T, heads, d)."""
     out = qkv.new_empty(len(qkv), heads, qkv.shape[1] // 3 // heads, dtype=torch.float64)
-    patch_attention_twin(qkv.double(), cos.double(), sin.double(), out)
+    patch_attention_twin(qkv.double(), cos.double(), sin.double(), out, arrivals(len(qkv) * heads, qkv.device))
     return out
 
 
@@ -52,7 +63,11 @@ def error_of(
     room = torch.full((qkv.numel() + 64,), torch.nan, dtype=dtype, device=device)
     given_qkv = room[: qkv.numel()].view(qkv.shape).copy_(qkv)
     out = torch.full((len(qkv), heads, d), torch.nan, dtype=dtype, device=device)
-    patch_attention(given_qkv, cos.to(device), sin.to(device), out, c)
+    counts = arrivals(images * heads, device)
+    for _ in range(2 if c and c.together else 1):  # again, to see that the counts are as they were
+        given_qkv.copy_(qkv)
+        patch_attention(given_qkv, cos.to(device), sin.to(device), out, counts, c)
+    assert not bool(counts.any())
     expected = exact(qkv.to(device), cos.to(device), sin.to(device), heads)
     assert bool(room[qkv.numel() :].isnan().all())
     return float((out.double() - expected).norm() / expected.norm())
@@ -97,18 +112,32 @@ def test_large_scores(dtype: torch.dtype, device: str) -> None:
     qkv[:, : 2 * 2 * 24] *= 12
     qkv[:7, : 2 * 24] *= 0.01
     out = torch.empty(48, 2, 24, dtype=dtype, device=device)
-    patch_attention(
-        qkv.to(device, copy=True), cos.to(device), sin.to(device), out, SMALL if INTERPRETED else None
-    )
+    turning = qkv.to(device, copy=True), cos.to(device), sin.to(device)
+    patch_attention(*turning, out, arrivals(2, device), SMALL if INTERPRETED else None)
     expected = exact(qkv, cos, sin, 2)
     bound = 10 * BOUND[dtype]  # a rounding of rotated queries moves scores of hundreds
     assert (out.cpu().double() - expected).norm() / expected.norm() < bound
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", BOUND)
-def test_at_the_released_size(dtype: torch.dtype) -> None:
-    assert error_of(16, 720, 16, 72, dtype, "cuda", None) < BOUND[dtype]
+def test_keys_turned_together(dtype: torch.dtype, device: str) -> None:
+    """In the interpreter, where programs run one after the other, with as many queries as one program has."""
+    c = PatchConfiguration(64, 32, 4, 2, None, together=True)
+    patches = 50 if INTERPRETED or device == "cpu" else 300
+    assert error_of(2, patches, 3, 40, dtype, device, c) < BOUND[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_at_the_released_size(dtype: torch.dtype, together: bool) -> None:
+    c = replace(patch_configuration(dtype), together=together)
+    assert error_of(16, 720, 16, 72, dtype, "cuda", c) < BOUND[dtype]
+
+
+@pytest.mark.gpu
+def test_float32_at_the_released_size() -> None:
+    assert error_of(4, 720, 16, 72, torch.float32, "cuda", None) < BOUND[torch.float32]
 
 
 def test_kernels_in_the_interpreter() -> None:

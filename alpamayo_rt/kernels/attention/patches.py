@@ -24,7 +24,9 @@ class PatchConfiguration:
         warps: of a program.
         stages: tiles of keys and values in flight.
         registers: the most that a thread may take, or None.
-        turned: groups of up to eight pairs of a key that a program of the first kernel rotates.
+        together: whether the programs of a head turn its keys, each those of its own tile, and wait for each
+            other; otherwise a kernel before turns all keys.
+        turned: groups of up to eight pairs of a key that a program of that kernel turns.
     """
 
     block_m: int = 128
@@ -32,6 +34,7 @@ class PatchConfiguration:
     warps: int = 8
     stages: int = 2
     registers: int | None = 128
+    together: bool = False
     turned: int = 512
 
 
@@ -47,6 +50,7 @@ def patch_attention(
     cos: torch.Tensor,
     sin: torch.Tensor,
     out: torch.Tensor,
+    arrivals: torch.Tensor,
     configuration: PatchConfiguration | None = None,
 ) -> None:
     """Rotate queries and keys, then let the patches of each image attend to each other, scaled by d^-½.
@@ -57,14 +61,17 @@ def patch_attention(
         cos: (patches, d / 2) float32, as is sin; the second half of a head has the same.
         sin: see cos.
         out: (T, heads, d) contiguous; may be no part of qkv.
+        arrivals: (images · heads,) int32, zero between launches: where programs wait for each other.
         configuration: how a kernel divides the work; None chooses.
     """
     if uses_triton(qkv):
         from alpamayo_rt.kernels.attention import triton_patches
 
-        triton_patches.patch_attention(qkv, cos, sin, out, configuration or patch_configuration(qkv.dtype))
+        triton_patches.patch_attention(
+            qkv, cos, sin, out, arrivals, configuration or patch_configuration(qkv.dtype)
+        )
     else:
-        patch_attention_twin(qkv, cos, sin, out)
+        patch_attention_twin(qkv, cos, sin, out, arrivals)
 
 
 def patch_attention_twin(
@@ -72,6 +79,7 @@ def patch_attention_twin(
     cos: torch.Tensor,
     sin: torch.Tensor,
     out: torch.Tensor,
+    arrivals: torch.Tensor,
     configuration: PatchConfiguration | None = None,
 ) -> None:
     """See `patch_attention`; any configuration is the same to it."""

@@ -23,6 +23,19 @@ from alpamayo_rt.kernels.attention.triton_shared import dot_precision, padded, p
 from alpamayo_rt.kernels.skinny.triton_parts import overlaps
 from alpamayo_rt.kernels.tiles import two_parts
 
+_MOST_TOGETHER = 32
+"""Programs that may wait for each other: fewer than run at the same time on any GPU that is fit for the models."""
+
+
+@triton.jit
+def _turn(source, target, cosine, sine, here, HALF: tl.constexpr):
+    """Rotate pairs of columns; each is read and written by one thread, so that both may be the same."""
+    first = tl.load(source, mask=here, other=0.0).to(tl.float32)
+    second = tl.load(source + HALF, mask=here, other=0.0).to(tl.float32)
+    kind: tl.constexpr = target.dtype.element_ty
+    tl.store(target, (first * cosine - second * sine).to(kind), mask=here)
+    tl.store(target + HALF, (second * cosine + first * sine).to(kind), mask=here)
+
 
 @triton.jit
 def _turn_keys(
@@ -40,7 +53,7 @@ def _turn_keys(
 ):
     """BLOCK groups of neighbouring columns in the first half of a head, and those that they turn with.
 
-    A pair of columns is read and written by one thread. No thread is spent on columns that are not there.
+    No thread is spent on columns that are not there.
     """
     if OVERLAP:
         gdc_wait()
@@ -51,34 +64,44 @@ def _turn_keys(
     head = group // in_half % HEADS
     column = (group % in_half * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
     here = (group < groups)[:, None]
-    kind: tl.constexpr = qkv.dtype.element_ty
-    at = qkv + (token.to(tl.int64) * (3 * width) + width + head * (2 * HALF))[:, None] + column
     angle = (token % patches * HALF)[:, None] + column
-    first = tl.load(at, mask=here, other=0.0).to(tl.float32)
-    second = tl.load(at + HALF, mask=here, other=0.0).to(tl.float32)
     c = tl.load(cos + angle, mask=here, other=0.0)
     s = tl.load(sin + angle, mask=here, other=0.0)
-    tl.store(at, (first * c - second * s).to(kind), mask=here)
-    tl.store(at + HALF, (second * c + first * s).to(kind), mask=here)
+    at = qkv + (token.to(tl.int64) * (3 * width) + width + head * (2 * HALF))[:, None] + column
+    _turn(at, at, c, s, here, HALF)
 
 
 @triton.jit
-def _turn(source, target, cos, sin, patch, inside, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr):
-    """Columns [START, START + WIDTH) of heads at `source` (N,), rotated, to `target` (N,).
-
-    Each is read a second time with its halves exchanged: cheaper than to exchange them between threads.
-    """
-    column = START + tl.arange(0, WIDTH)
-    here = inside[:, None] & (column < DIM)[None, :]
-    low = (column < DIM // 2)[None, :]
-    opposite = tl.where(column < DIM // 2, column + DIM // 2, column - DIM // 2)
-    value = tl.load(source[:, None] + column[None, :], mask=here, other=0.0).to(tl.float32)
-    other = tl.load(source[:, None] + opposite[None, :], mask=here, other=0.0).to(tl.float32)
-    angle = patch[:, None] * (DIM // 2) + (column % (DIM // 2))[None, :]
+def _turn_tile(
+    base, target, cos, sin, start, end, width, FIRST: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr,
+    HALF: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """COUNT groups, from the FIRST, of ROWS queries of one head to `target`, and of as many keys in place."""
+    in_half: tl.constexpr = HALF // GROUP
+    group = FIRST + tl.arange(0, COUNT)
+    row = start + group // in_half
+    column = (group % in_half * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
+    here = ((row < end) & (group < ROWS * in_half))[:, None]
+    angle = (row * HALF)[:, None] + column
     c = tl.load(cos + angle, mask=here, other=0.0)
     s = tl.load(sin + angle, mask=here, other=0.0)
-    turned = value * c + tl.where(low, -other, other) * s
-    _write(target, inside, turned, START, WIDTH, DIM)
+    at = (row * (3 * width))[:, None] + column
+    if KEYS:
+        _turn(base + width + at, base + width + at, c, s, here, HALF)
+    _turn(base + at, target + (row * width)[:, None] + column, c, s, here, HALF)
+
+
+@triton.jit
+def _when_all_are_turned(arrivals, TILES: tl.constexpr):
+    """Waits for the TILES programs of a head, which have started before all those of the next head."""
+    tl.debug_barrier()  # all threads have stored before one of them says so
+    arrived = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu") + 1
+    while arrived < TILES:
+        arrived = tl.atomic_add(arrivals, 0, sem="acquire", scope="gpu")
+    left = tl.atomic_add(arrivals, 1, sem="relaxed", scope="gpu")
+    if left == 2 * TILES - 1:
+        tl.store(arrivals, 0)
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -155,6 +178,7 @@ def _patch_attention(
     cos,
     sin,
     out,
+    arrivals,
     patches,
     heads,
     width,
@@ -162,6 +186,11 @@ def _patch_attention(
     DIM: tl.constexpr,
     MAIN: tl.constexpr,
     REST: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUPS: tl.constexpr,
+    MORE_GROUPS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    TILES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -179,14 +208,25 @@ def _patch_attention(
     inside = patch < patches
     # Turned queries wait where the result will lie, for the compiler keeps in shared memory what is read. What
     # was computed it fetches into registers for each product anew, and then products do not overlap.
-    source = base + patch * stride
-    target = out + image.to(tl.int64) * patches * width + head * DIM + patch * width
-    _turn(source, target, cos, sin, patch, inside, 0, MAIN, DIM)
-    if REST > 0:
-        _turn(source, target, cos, sin, patch, inside, MAIN, REST, DIM)
-    tl.debug_barrier()  # other threads of this program read them; no other program does
+    head_out = out + image.to(tl.int64) * patches * width + head * DIM
+    if OVERLAP and TOGETHER:
+        gdc_launch_dependents()
+        gdc_wait()
+    _turn_tile(
+        base, head_out, cos, sin, tile * BLOCK_M, patches, width, 0, GROUPS, BLOCK_M, DIM // 2, GROUP, TOGETHER
+    )  # fmt: skip
+    if MORE_GROUPS > 0:
+        _turn_tile(
+            base, head_out, cos, sin, tile * BLOCK_M, patches, width, GROUPS, MORE_GROUPS, BLOCK_M, DIM // 2,
+            GROUP, TOGETHER,
+        )  # fmt: skip
+    if TOGETHER:
+        _when_all_are_turned(arrivals + image * heads + head, TILES)
+    else:
+        tl.debug_barrier()  # other threads of this program read them; no other program does
+    target = head_out + patch * width
     q = _read(target, inside, 0, MAIN, DIM, True)
-    if OVERLAP:
+    if OVERLAP and not TOGETHER:
         gdc_launch_dependents()
         gdc_wait()
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -236,7 +276,7 @@ def turn_keys(
     """The first of the two kernels: rotates the keys of `patches.patch_attention` in place."""
     width = qkv.shape[1] // 3
     half, overlap = width // heads // 2, overlaps(qkv)
-    group = min(half & -half, 8)  # neighbours that one instruction can read
+    group = _neighbours(half)
     groups, block = len(qkv) * heads * (half // group), configuration.turned
     _turn_keys[(triton.cdiv(groups, block),)](
         qkv, cos, sin, groups, len(cos), width, HEADS=heads, HALF=half, GROUP=group, BLOCK=block,
@@ -249,21 +289,30 @@ def patch_attention(
     cos: torch.Tensor,
     sin: torch.Tensor,
     out: torch.Tensor,
+    arrivals: torch.Tensor,
     configuration: PatchConfiguration,
 ) -> None:
     """See `patches.patch_attention`."""
     (tokens, heads, dim), patches, c = out.shape, len(cos), configuration
-    overlap, width = overlaps(out), heads * dim
-    turn_keys(qkv, cos, sin, heads, c)
+    tiles, overlap, group = triton.cdiv(patches, c.block_m), overlaps(out), _neighbours(dim // 2)
+    together = c.together and tiles <= _MOST_TOGETHER
+    if not together:
+        turn_keys(qkv, cos, sin, heads, c)
     main, rest = two_parts(dim, 16)
+    groups, more_groups = two_parts(c.block_m * (dim // 2 // group))
     half, last, masked = last_tiles(patches, c.block_n)
-    _patch_attention[(triton.cdiv(patches, c.block_m), heads, tokens // patches)](
-        qkv, cos, sin, out, patches, heads, width, dim**-0.5 * math.log2(math.e),
-        DIM=dim, MAIN=main, REST=rest, BLOCK_M=c.block_m, BLOCK_N=c.block_n,
-        WHOLE=patches // c.block_n * c.block_n, HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked,
-        PRECISION=dot_precision(qkv), OVERLAP=overlap,
+    _patch_attention[(tiles, heads, tokens // patches)](
+        qkv, cos, sin, out, arrivals, patches, heads, heads * dim, dim**-0.5 * math.log2(math.e),
+        DIM=dim, MAIN=main, REST=rest, GROUP=group, GROUPS=groups, MORE_GROUPS=more_groups, TOGETHER=together,
+        TILES=tiles, BLOCK_M=c.block_m, BLOCK_N=c.block_n, WHOLE=patches // c.block_n * c.block_n,
+        HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked, PRECISION=dot_precision(qkv), OVERLAP=overlap,
         num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers, launch_pdl=overlap,
     )  # fmt: skip
+
+
+def _neighbours(half: int) -> int:
+    """Columns of a head's half that one instruction can read."""
+    return min(half & -half, 8)
 
 
 def last_tiles(patches: int, block_n: int) -> tuple[bool, int, bool]:

@@ -67,9 +67,8 @@ def patch_attention(
     if uses_triton(qkv):
         from alpamayo_rt.kernels.attention import triton_patches
 
-        triton_patches.patch_attention(
-            qkv, cos, sin, out, arrivals, configuration or patch_configuration(qkv.dtype)
-        )
+        chosen = configuration or patch_configuration(qkv.dtype)
+        triton_patches.patch_attention(qkv, cos, sin, out, arrivals, chosen)
     else:
         patch_attention_twin(qkv, cos, sin, out, arrivals)
 

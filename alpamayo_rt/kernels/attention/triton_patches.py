@@ -24,7 +24,7 @@ from alpamayo_rt.kernels.skinny.triton_parts import overlaps
 from alpamayo_rt.kernels.tiles import two_parts
 
 _MOST_TOGETHER = 32
-"""Programs that may wait for each other: fewer than run at the same time on any GPU that is fit for the models."""
+"""Programs that may wait for each other: fewer than run at once on any GPU that can hold the models."""
 
 
 @triton.jit

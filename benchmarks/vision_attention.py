@@ -142,8 +142,9 @@ def attention_cases(images: int) -> list[Case]:
         return Case("patch attention", images, {"torch, rotated before": name}, run, check, kernel=False)
 
     chosen = patch_configuration(torch.bfloat16)
-    together = [replace(c, together=True) for c in CONFIGURATIONS if c.block_n == 64]
-    ours = [case(c) for c in dict.fromkeys([chosen, *CONFIGURATIONS, *together])]
+    other = [replace(c, together=True) for c in CONFIGURATIONS if c.block_n == 64]
+    other += [replace(c, steady=False, together=t) for c in CONFIGURATIONS[:2] for t in (False, True)]
+    ours = [case(c) for c in dict.fromkeys([chosen, *CONFIGURATIONS, *other])]
     libraries = [library("cudnn", SDPBackend.CUDNN_ATTENTION), library("flash", SDPBackend.FLASH_ATTENTION)]
     return [*ours, case(chosen, overlap=False), *(turn(block) for block in (128, 256, 512)), *libraries]
 

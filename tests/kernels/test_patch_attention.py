@@ -92,28 +92,32 @@ def test_twin_against_loops() -> None:
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize(
     ("images", "patches", "heads", "d"),
-    [(2, 5, 1, 16), (1, 37, 3, 24), (2, 80, 1, 72), (1, 50, 3, 80), (1, 64, 2, 32), (1, 16, 1, 6)],
+    [(2, 5, 1, 16), (1, 37, 3, 24), (1, 47, 1, 72), (1, 32, 3, 80), (2, 33, 1, 32), (1, 16, 1, 6)],
 )
 def test_kernel(images: int, patches: int, heads: int, d: int, dtype: torch.dtype, device: str) -> None:
     assert error_of(images, patches, heads, d, dtype, device, SMALL if INTERPRETED else None) < BOUND[dtype]
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 2), st.integers(1, 45), st.sampled_from([16, 32, 64]))
-def test_any_size(patches: int, heads: int, half: int, block_n: int) -> None:
-    c = PatchConfiguration(32, block_n, 4, 2, None)
+@given(st.integers(1, 70), st.integers(1, 2), st.integers(1, 45), st.sampled_from([16, 32, 64]), st.booleans())
+def test_any_size(patches: int, heads: int, half: int, block_n: int, steady: bool) -> None:
+    c = PatchConfiguration(32, block_n, 4, 2, None, steady=steady)
     assert error_of(1, patches, heads, 2 * half, torch.float32, "cpu", c) < BOUND[torch.float32]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy in the interpreter: overflows are the point
+@pytest.mark.parametrize("steady", [False, True])
+@pytest.mark.parametrize("patches", [48, 64])
 @pytest.mark.parametrize("dtype", BOUND)
-def test_large_scores(dtype: torch.dtype, device: str) -> None:
+def test_large_scores(dtype: torch.dtype, patches: int, steady: bool, device: str) -> None:
     """A softmax that would overflow without its largest score taken off, and rows far below others."""
-    qkv, cos, sin = inputs(1, 48, 2, 24, dtype)
+    qkv, cos, sin = inputs(1, patches, 2, 24, dtype)
     qkv[:, : 2 * 2 * 24] *= 12
     qkv[:7, : 2 * 24] *= 0.01
-    out = torch.empty(48, 2, 24, dtype=dtype, device=device)
+    out = torch.empty(patches, 2, 24, dtype=dtype, device=device)
     turning = qkv.to(device, copy=True), cos.to(device), sin.to(device)
-    patch_attention(*turning, out, arrivals(2, device), SMALL if INTERPRETED else None)
+    c = SMALL if INTERPRETED else patch_configuration(dtype)
+    patch_attention(*turning, out, arrivals(2, device), replace(c, steady=steady))
     expected = exact(qkv, cos, sin, 2)
     bound = 10 * BOUND[dtype]  # a rounding of rotated queries moves scores of hundreds
     assert (out.cpu().double() - expected).norm() / expected.norm() < bound
@@ -123,7 +127,7 @@ def test_large_scores(dtype: torch.dtype, device: str) -> None:
 def test_keys_turned_together(dtype: torch.dtype, device: str) -> None:
     """In the interpreter, where programs run one after the other, with as many queries as one program has."""
     c = PatchConfiguration(64, 32, 4, 2, None, together=True)
-    patches = 50 if INTERPRETED or device == "cpu" else 300
+    patches = 34 if INTERPRETED or device == "cpu" else 300
     assert error_of(2, patches, 3, 40, dtype, device, c) < BOUND[dtype]
 
 

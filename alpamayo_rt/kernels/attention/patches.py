@@ -24,6 +24,9 @@ class PatchConfiguration:
         warps: of a program.
         stages: tiles of keys and values in flight.
         registers: the most that a thread may take, or None.
+        steady: whether scores are taken off the largest of the first tile and not of all so far, which spares
+            the sums their correction at each step. Where others lie so far above it that sums might overflow,
+            a program begins again without.
         together: whether the programs of a head turn its keys, each those of its own tile, and wait for each
             other; otherwise a kernel before turns all keys.
         turned: groups of up to eight pairs of a key that a program of that kernel turns.
@@ -34,6 +37,7 @@ class PatchConfiguration:
     warps: int = 8
     stages: int = 2
     registers: int | None = 128
+    steady: bool = True
     together: bool = False
     turned: int = 512
 

@@ -129,47 +129,83 @@ def _write(target, inside, value, START: tl.constexpr, WIDTH: tl.constexpr, DIM:
 
 
 @triton.jit
-def _tile(
-    keys, values, stride, first, end,
-    SIZE: tl.constexpr, MASKED: tl.constexpr, DIM: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+def _attend(
+    q, q_rest, keys, values, stride, first, end, level, total, mixed, mixed_rest, scale, SIZE: tl.constexpr,
+    MASKED: tl.constexpr, RISING: tl.constexpr, DIM: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values of patches [first, first + SIZE), where MASKED those below `end`, in two parts each."""
+    """Take patches [first, first + SIZE), where MASKED those below `end`, into the softmax over `level`.
+
+    Where the level is RISING, to the largest score so far, what was summed before falls in proportion.
+    """
     patch = first + tl.arange(0, SIZE)
     key, value, here = keys + patch * stride, values + patch * stride, patch < end
     k = _read(key, here, 0, MAIN, DIM, MASKED)
     v = _read(value, here, 0, MAIN, DIM, MASKED)
+    scores = product(q, tl.trans(k), tl.zeros([q.shape[0], SIZE], tl.float32), PRECISION)
     if REST > 0:
         k_rest = _read(key, here, MAIN, REST, DIM, MASKED)
         v_rest = _read(value, here, MAIN, REST, DIM, MASKED)
-    else:
-        k_rest = k
-        v_rest = v
-    return k, k_rest, v, v_rest
+        scores = product(q_rest, tl.trans(k_rest), scores, PRECISION)
+    if MASKED:
+        scores = tl.where(here[None, :], scores, float("-inf"))
+    if RISING:
+        new = tl.maximum(level, tl.max(scores, 1) * scale)
+        fade = tl.exp2(level - new)
+        level = new
+        total = total * fade
+        # Both are scaled before either product: the matrix unit works on while nobody touches its sums.
+        mixed = mixed * fade[:, None]
+        if REST > 0:
+            mixed_rest = mixed_rest * fade[:, None]
+    weights = tl.exp2(scores * scale - level[:, None])
+    total = total + tl.sum(weights, 1)
+    weights = weights.to(v.dtype)
+    if REST > 0:
+        mixed_rest = product(weights, v_rest, mixed_rest, PRECISION)
+    mixed = product(weights, v, mixed, PRECISION)
+    return level, total, mixed, mixed_rest
 
 
 @triton.jit
-def _attend(
-    q, q_rest, k, k_rest, v, v_rest, left, largest, total, mixed, mixed_rest, scale,
-    MASKED: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr,
+def _walk(
+    q, q_rest, keys, values, stride, patches, scale, RISING: tl.constexpr, DIM: tl.constexpr,
+    MAIN: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr, WHOLE: tl.constexpr,
+    HALF_TILE: tl.constexpr, LAST_TILE: tl.constexpr, LAST_MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take a tile, where MASKED its first `left` patches, into the running softmax."""
-    scores = product(q, tl.trans(k), tl.zeros([q.shape[0], k.shape[0]], tl.float32), PRECISION)
+    """All tiles of an image, the last one first: sums of weights, and of values by them.
+
+    Where the level is not RISING, it stays at the largest score of the first tile.
+    """
+    level = tl.full([q.shape[0]], float("-inf"), tl.float32)
+    total = tl.zeros([q.shape[0]], tl.float32)
+    mixed = tl.zeros([q.shape[0], MAIN], tl.float32)
     if REST > 0:
-        scores = product(q_rest, tl.trans(k_rest), scores, PRECISION)
-    if MASKED:
-        scores = tl.where((tl.arange(0, k.shape[0]) < left)[None, :], scores, float("-inf"))
-    new = tl.maximum(largest, tl.max(scores, 1) * scale)
-    weights = tl.exp2(scores * scale - new[:, None])
-    fade = tl.exp2(largest - new)
-    total = total * fade + tl.sum(weights, 1)
-    weights = weights.to(v.dtype)
-    # Both are scaled before either product: the matrix unit works on while nobody touches its sums.
-    mixed = mixed * fade[:, None]
-    if REST > 0:
-        mixed_rest = mixed_rest * fade[:, None]
-        mixed_rest = product(weights, v_rest, mixed_rest, PRECISION)
-    mixed = product(weights, v, mixed, PRECISION)
-    return new, total, mixed, mixed_rest
+        mixed_rest = tl.zeros([q.shape[0], REST], tl.float32)
+    else:
+        mixed_rest = total
+    if LAST_TILE > 0:
+        level, total, mixed, mixed_rest = _attend(
+            q, q_rest, keys, values, stride, WHOLE + HALF_TILE * (BLOCK_N // 2), patches, level, total, mixed,
+            mixed_rest, scale, LAST_TILE, LAST_MASKED, True, DIM, MAIN, REST, PRECISION,
+        )  # fmt: skip
+    if HALF_TILE:
+        level, total, mixed, mixed_rest = _attend(
+            q, q_rest, keys, values, stride, WHOLE, patches, level, total, mixed, mixed_rest, scale,
+            BLOCK_N // 2, False, RISING or LAST_TILE == 0, DIM, MAIN, REST, PRECISION,
+        )  # fmt: skip
+    no_level: tl.constexpr = not (RISING or HALF_TILE or LAST_TILE > 0)
+    if no_level:
+        level, total, mixed, mixed_rest = _attend(
+            q, q_rest, keys, values, stride, 0, patches, level, total, mixed, mixed_rest, scale,
+            BLOCK_N, False, True, DIM, MAIN, REST, PRECISION,
+        )  # fmt: skip
+    for first in range(no_level * BLOCK_N, WHOLE, BLOCK_N):
+        level, total, mixed, mixed_rest = _attend(
+            q, q_rest, keys, values, stride, first, patches, level, total, mixed, mixed_rest, scale,
+            BLOCK_N, False, RISING, DIM, MAIN, REST, PRECISION,
+        )  # fmt: skip
+    return total, mixed, mixed_rest
 
 
 @triton.jit
@@ -193,6 +229,8 @@ def _patch_attention(
     TILES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    RISING: tl.constexpr,
+    MOST: tl.constexpr,
     WHOLE: tl.constexpr,
     HALF_TILE: tl.constexpr,
     LAST_TILE: tl.constexpr,
@@ -229,41 +267,21 @@ def _patch_attention(
     if OVERLAP and not TOGETHER:
         gdc_launch_dependents()
         gdc_wait()
-    largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    mixed = tl.zeros([BLOCK_M, MAIN], tl.float32)
     if REST > 0:
         q_rest = _read(target, inside, MAIN, REST, DIM, True)
-        mixed_rest = tl.zeros([BLOCK_M, REST], tl.float32)
     else:
         q_rest = q
-        mixed_rest = total
     keys, values = base + width, base + 2 * width
-    whole: tl.constexpr = WHOLE
-    last = whole + HALF_TILE * (BLOCK_N // 2)
-    if LAST_TILE > 0:  # read now, used at the end
-        k, k_rest, v, v_rest = _tile(
-            keys, values, stride, last, patches, LAST_TILE, LAST_MASKED, DIM, MAIN, REST
-        )
-    for first in range(0, whole, BLOCK_N):
-        kn, kn_rest, vn, vn_rest = _tile(keys, values, stride, first, patches, BLOCK_N, False, DIM, MAIN, REST)
-        largest, total, mixed, mixed_rest = _attend(
-            q, q_rest, kn, kn_rest, vn, vn_rest, BLOCK_N, largest, total, mixed, mixed_rest, scale,
-            False, REST, PRECISION,
-        )  # fmt: skip
-    if HALF_TILE:
-        kh, kh_rest, vh, vh_rest = _tile(
-            keys, values, stride, whole, patches, BLOCK_N // 2, False, DIM, MAIN, REST
-        )
-        largest, total, mixed, mixed_rest = _attend(
-            q, q_rest, kh, kh_rest, vh, vh_rest, BLOCK_N, largest, total, mixed, mixed_rest, scale,
-            False, REST, PRECISION,
-        )  # fmt: skip
-    if LAST_TILE > 0:
-        largest, total, mixed, mixed_rest = _attend(
-            q, q_rest, k, k_rest, v, v_rest, patches - last, largest, total, mixed, mixed_rest, scale,
-            LAST_MASKED, REST, PRECISION,
-        )  # fmt: skip
+    total, mixed, mixed_rest = _walk(
+        q, q_rest, keys, values, stride, patches, scale, RISING, DIM, MAIN, REST, BLOCK_N, WHOLE,
+        HALF_TILE, LAST_TILE, LAST_MASKED, PRECISION,
+    )  # fmt: skip
+    if not RISING:  # noqa: SIM102  (known when it is compiled; the other is not)
+        if tl.max(total, 0) > MOST:
+            total, mixed, mixed_rest = _walk(
+                q, q_rest, keys, values, stride, patches, scale, True, DIM, MAIN, REST, BLOCK_N, WHOLE,
+                HALF_TILE, LAST_TILE, LAST_MASKED, PRECISION,
+            )  # fmt: skip
     share = 1.0 / total[:, None]
     _write(target, inside, mixed * share, 0, MAIN, DIM)
     if REST > 0:
@@ -301,11 +319,14 @@ def patch_attention(
     main, rest = two_parts(dim, 16)
     groups, more_groups = two_parts(c.block_m * (dim // 2 // group))
     half, last, masked = last_tiles(patches, c.block_n)
+    # Weights of float16 must stay below its largest number, sums of others well below that of float32.
+    most = 2.0**15 if qkv.dtype == torch.float16 else 2.0**64
     _patch_attention[(tiles, heads, tokens // patches)](
         qkv, cos, sin, out, arrivals, patches, heads, heads * dim, dim**-0.5 * math.log2(math.e),
         DIM=dim, MAIN=main, REST=rest, GROUP=group, GROUPS=groups, MORE_GROUPS=more_groups, TOGETHER=together,
-        TILES=tiles, BLOCK_M=c.block_m, BLOCK_N=c.block_n, WHOLE=patches // c.block_n * c.block_n,
-        HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked, PRECISION=dot_precision(qkv), OVERLAP=overlap,
+        TILES=tiles, BLOCK_M=c.block_m, BLOCK_N=c.block_n, RISING=not c.steady, MOST=most,
+        WHOLE=patches // c.block_n * c.block_n, HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked,
+        PRECISION=dot_precision(qkv), OVERLAP=overlap,
         num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers, launch_pdl=overlap,
     )  # fmt: skip
 

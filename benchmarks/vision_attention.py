@@ -41,7 +41,7 @@ CONFIGURATIONS = [
         (64, 64, 4, 3, 128), (64, 128, 4, 2, None), (256, 64, 8, 2, None), (256, 32, 8, 3, None),
     )
 ]  # fmt: skip
-"""None of these spills registers at the released sizes."""
+"""None of these spills registers in its loops at the released sizes."""
 NORM_LAUNCHES = [(1, 4), (1, 2), (1, 1), (2, 1), (2, 2), (2, 4), (4, 4), (8, 8)]
 
 

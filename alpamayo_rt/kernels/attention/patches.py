@@ -46,7 +46,7 @@ def patch_configuration(dtype: torch.dtype) -> PatchConfiguration:
     """For an H100; float32 goes without its matrix unit and takes small tiles."""
     if dtype in (torch.float16, torch.bfloat16):
         return PatchConfiguration()
-    return PatchConfiguration(32, 32, 4, 2, None)
+    return PatchConfiguration(32, 32, 4, 2, None, steady=False)
 
 
 def patch_attention(

@@ -145,15 +145,14 @@ def decode_cases(heads: int, rows: int, prefix: int, every: bool) -> list[Case]:
 
         return Case("decode", shape, asdict(configuration), run, check)
 
-    chosen = decode_configuration(rows, heads, KV_HEADS)
+    chosen = decode_configuration(rows, heads, KV_HEADS, prefix)
     tried = [chosen]
     if every:
         tried += [
-            DecodeConfiguration(splits, block_n, 4, stages, in_last)
-            for splits, block_n, stages, in_last in (
-                (16, 64, 3, False), (16, 64, 3, True), (16, 128, 2, False), (24, 64, 3, False),
-                (32, 64, 3, False), (32, 64, 3, True), (32, 32, 4, False), (32, 64, 2, False),
-                (48, 64, 2, False), (12, 64, 4, False),
+            DecodeConfiguration(splits, block_n, 4, stages)
+            for splits, block_n, stages in (
+                (16, 64, 3), (16, 128, 2), (24, 64, 3), (32, 64, 3), (32, 32, 4), (32, 64, 2), (48, 64, 2),
+                (32, 128, 1), (26, 64, 2), (12, 64, 4),
             )
         ]  # fmt: skip
     cases = [case(c) for c in dict.fromkeys(tried)]
@@ -164,8 +163,11 @@ def expert_cases(heads: int, candidates: int, prefix: int, every: bool) -> list[
     """64 waypoints a candidate, one shared tail of 32 tokens."""
     keys, values = caches(prefix, 1)
     shape = {"heads": heads, "candidates": candidates, "prefix": prefix}
-    qkv = torch.randn(candidates, WAYPOINTS, heads + 2 * KV_HEADS, DIM, device="cuda", dtype=torch.bfloat16)
-    q, own_keys, own_values = qkv.split([heads, KV_HEADS, KV_HEADS], 2)
+    made = [
+        torch.randn(candidates, WAYPOINTS, n, DIM, device="cuda", dtype=torch.bfloat16)
+        for n in (heads, KV_HEADS, KV_HEADS)
+    ]
+    q, own_keys, own_values = made
     arguments = (
         torch.tensor(prefix, device="cuda"), prefix, ROOM,
         torch.zeros(candidates, dtype=torch.int64, device="cuda"),
@@ -193,10 +195,11 @@ def expert_cases(heads: int, candidates: int, prefix: int, every: bool) -> list[
 
         return Case("expert", shape, asdict(configuration), run, check)
 
-    tried = [expert_configuration(candidates, WAYPOINTS, heads, KV_HEADS)]
+    tried = [expert_configuration(candidates, WAYPOINTS, heads, KV_HEADS, half_parts=True)]
     if every:
         few, usual, many = (3, 5, 11) if candidates > 1 else (8, 17, 26)
         tried += [
+            ExpertConfiguration(few, half_parts=True, specialized=True),
             ExpertConfiguration(usual, 128, 64, 8, 2, 128, half_parts=True),
             ExpertConfiguration(usual, 128, 64, 8, 2, None),
             ExpertConfiguration(usual, 128, 128, 8, 2, None),

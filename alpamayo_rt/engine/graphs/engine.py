@@ -62,7 +62,7 @@ class GraphEngine(Engine):
             self._expert_layers = layer_weights(network.expert.decoder)
         self._sets = CacheSets(config.language, most_slots, device, dtype)
         self._vision, self._prefill, self._rest = Graphs(device, 6), Graphs(device, 4), Graphs(device, 16)
-        self._few: dict[int, FewRows] = {}
+        self._few: dict[tuple[int, int], FewRows] = {}
         self._flows: dict[tuple[int, int], FlowRun] = {}
 
     @property
@@ -96,7 +96,7 @@ class GraphEngine(Engine):
         deepstack = len(features.deepstack)
 
         def make() -> PrefillRun:
-            few = self._rows(1)
+            few = self._rows(1, home)
             return PrefillRun(self.network.language, self._layers, self._head, few, home, length, deepstack)
 
         run, replay = self._prefill.get((home.number, length, deepstack), make)
@@ -127,16 +127,17 @@ class GraphEngine(Engine):
             self._rest.clear()
         return home
 
-    def _rows(self, rows: int) -> FewRows:
+    def _rows(self, rows: int, home: CacheSet) -> FewRows:
         if rows > MOST_ROWS:
             raise InputError(f"request: {rows} sequences, the engine {self.name} decodes {MOST_ROWS} at most")
-        if rows not in self._few:
-            self._few[rows] = FewRows(rows, self.config.language, self.device, self.dtype)
-        return self._few[rows]
+        key = rows, home.tail_start
+        if key not in self._few:
+            self._few[key] = FewRows(*key, self.config.language, self.device, self.dtype)
+        return self._few[key]
 
     def _decode(self, cache: SegmentedCache) -> tuple[DecodeStep, Callable[[], None]]:
         def make() -> DecodeStep:
-            few, language = self._rows(cache.rows), self.network.language
+            few, language = self._rows(cache.rows, cache.home), self.network.language
             return DecodeStep(DecodePass(language, self._layers, self._head, few, cache.home, cache.tail_room))
 
         return self._rest.get(("decode", cache.home.number, cache.rows, cache.tail_room), make)

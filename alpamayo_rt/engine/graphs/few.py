@@ -11,7 +11,7 @@ from alpamayo_rt.config import TextConfig
 from alpamayo_rt.engine.graphs.many import Places
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.kernels.attention.operations import decode_attention_from_qkv
-from alpamayo_rt.kernels.attention.scratch import DecodeScratch
+from alpamayo_rt.kernels.attention.scratch import DecodeScratch, decode_configuration
 from alpamayo_rt.kernels.skinny import operations as skinny
 
 MOST_ROWS = 16
@@ -35,9 +35,9 @@ class Seen:
 
 
 class FewRows:
-    """Buffers for R rows through the layers of a decoder."""
+    """Buffers for R rows through the layers of a decoder, behind a prompt of up to so many tokens."""
 
-    def __init__(self, rows: int, config: TextConfig, device: torch.device, dtype: torch.dtype):
+    def __init__(self, rows: int, prompt: int, config: TextConfig, device: torch.device, dtype: torch.dtype):
         self.config = config
 
         def empty(*shape: int) -> torch.Tensor:
@@ -49,7 +49,8 @@ class FewRows:
         self.mixed = empty(heads, d)
         self.opened = empty(config.intermediate_size)
         self.logits = torch.zeros(rows, config.vocab_size, device=device, dtype=torch.float32)
-        self.scratch = DecodeScratch.allocate(rows, heads, kv, d, device)
+        division = decode_configuration(rows, heads, kv, prompt)
+        self.scratch = DecodeScratch.allocate(rows, heads, kv, d, device, division)
 
     def layer(
         self, weights: LayerWeights, places: Places, keys: torch.Tensor, values: torch.Tensor, seen: Seen

@@ -150,9 +150,9 @@ def expert_attention(
         scratch: of K candidates, W, heads and d.
     """
     if uses_triton(out):
-        from alpamayo_rt.kernels.attention import triton_expert
+        from alpamayo_rt.kernels.attention import choice
 
-        run = triton_expert.expert_attention
+        run = choice.expert_kernel(q, keys, values, own_keys, own_values, scratch)
     else:
         run = expert_attention_twin
     run(

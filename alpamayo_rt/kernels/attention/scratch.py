@@ -14,8 +14,10 @@ import torch
 _PROGRAMS = 264
 """Two for each of an H100's multiprocessors."""
 
-COMBINE_ONE_ROW_IN_LAST = False
-"""Whether a decode step of one sequence does without the second kernel: see `DecodeConfiguration`."""
+UNIT, UNITS = 64, 3
+"""Queries that a group of warps of `hopper_expert` serves, and such groups of a program."""
+_PREFIX_TILE = 128
+_MOST_SPLITS = 64
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,12 @@ class DecodeConfiguration:
         block_n: cached tokens a step of a program.
         warps: of a program.
         stages: tiles in flight.
-        combine_in_last: whether the last program of a key-value head to arrive combines its parts; otherwise a
-            second kernel does.
     """
 
     splits: int
-    block_n: int = 64
+    block_n: int = _PREFIX_TILE
     warps: int = 4
-    stages: int = 3
-    combine_in_last: bool = False
+    stages: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class ExpertConfiguration:
             multiprocessor, and one computes weights while the other multiplies.
         half_parts: whether the parts are kept in float16 (they are averages of values, so that its range is
             that of the values); otherwise in float32.
+        specialized: whether `hopper_expert` is to run where it can; the rest but `splits` is then for where it
+            cannot.
     """
 
     splits: int
@@ -61,16 +62,17 @@ class ExpertConfiguration:
     stages: int = 2
     registers: int | None = 128
     half_parts: bool = False
+    specialized: bool = False
 
 
-def decode_configuration(rows: int, heads: int, kv_heads: int) -> DecodeConfiguration:
-    """A division that occupies an H100, for so many sequences."""
-    splits = min(max(_PROGRAMS // 2 // kv_heads, 1), 16)
-    return DecodeConfiguration(
-        splits,
-        warps=8 if rows * heads // kv_heads > 64 else 4,
-        combine_in_last=COMBINE_ONE_ROW_IN_LAST and rows == 1,
-    )
+def decode_configuration(rows: int, heads: int, kv_heads: int, prompt: int) -> DecodeConfiguration:
+    """For so many sequences behind a prompt of up to so many tokens: one tile of it a program.
+
+    Small programs, without a loop, fit beside those of the product before, so that their keys and values are
+    under way before it has ended.
+    """
+    splits = min(max(-(-prompt // _PREFIX_TILE), 1), _MOST_SPLITS)
+    return DecodeConfiguration(splits, warps=8 if rows * heads // kv_heads > 64 else 4)
 
 
 def expert_configuration(
@@ -78,6 +80,10 @@ def expert_configuration(
 ) -> ExpertConfiguration:
     """A division that occupies an H100 for K candidates of W waypoints."""
     queries = waypoints * heads // kv_heads
+    programs = kv_heads * -(-candidates * queries // (UNIT * UNITS))
+    if half_parts and candidates * queries >= UNIT * UNITS and waypoints % UNIT == 0:
+        splits = min(max(_PROGRAMS // 2 // programs, 1), 26)
+        return ExpertConfiguration(splits, half_parts=True, specialized=True)
     block_m = 128 if queries > 64 else 64
     tiles = candidates * kv_heads * -(-queries // block_m)
     return ExpertConfiguration(
@@ -97,13 +103,11 @@ class DecodeScratch:
         configuration: how the work is divided.
         parts: (splits + 1, R · heads, head dim) float32; the last one holds the rows' own tails.
         log_sums: (splits + 1, R · heads) float32, to the base 2.
-        arrivals: (kv heads,) int32; zero between launches.
     """
 
     configuration: DecodeConfiguration
     parts: torch.Tensor
     log_sums: torch.Tensor
-    arrivals: torch.Tensor
 
     @classmethod
     def allocate(
@@ -113,16 +117,14 @@ class DecodeScratch:
         kv_heads: int,
         dim: int,
         device: torch.device | str,
-        configuration: DecodeConfiguration | None = None,
+        configuration: DecodeConfiguration,
     ) -> DecodeScratch:
         """For R rows."""
-        chosen = configuration or decode_configuration(rows, heads, kv_heads)
-        parts, n = chosen.splits + 1, rows * heads
+        parts, n = configuration.splits + 1, rows * heads
         return cls(
-            chosen,
+            configuration,
             torch.zeros(parts, n, dim, device=device),
             torch.zeros(parts, n, device=device),
-            torch.zeros(kv_heads, dtype=torch.int32, device=device),
         )
 
 

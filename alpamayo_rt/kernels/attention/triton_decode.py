@@ -3,8 +3,7 @@
 
 The prefix is divided among programs; each reads its tokens once for all query rows of a key-value head. The
 tail of each sequence is a further program of that head, which writes the new token's key and value first. Every
-program norms and rotates the queries that it needs itself. The parts are combined by the head's last program to
-arrive, or by a second kernel.
+program norms and rotates the queries that it needs itself. A second kernel combines the parts.
 
 Where kernels overlap (`skinny.configurations.PROGRAMMATIC_LAUNCH`), the prefix is fetched before the previous
 kernel has ended: neither the prefix nor its length may be written by that one.
@@ -22,7 +21,6 @@ from alpamayo_rt.kernels.attention.scratch import DecodeScratch
 from alpamayo_rt.kernels.attention.triton_shared import (
     attend_tile,
     combine,
-    combine_rows,
     dot_precision,
     fetch_ahead,
     padded,
@@ -76,8 +74,6 @@ def _decode(
     tail_length,
     parts,
     log_sums,
-    arrivals,
-    out,
     row_stride,
     key_head_stride,
     key_stride,
@@ -96,7 +92,6 @@ def _decode(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SPLITS: tl.constexpr,
-    IN_LAST: tl.constexpr,
     PRECISION: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -163,15 +158,6 @@ def _decode(
         parts + part * rows.to(tl.int64) * DIM, log_sums + part * rows, row, inside, largest, total, mixed,
         DIM, BLOCK_D,
     )  # fmt: skip
-    if IN_LAST:
-        # All threads have stored before one of them says so, to everyone.
-        tl.debug_barrier()
-        arrived = tl.atomic_add(arrivals + kv_head, 1, sem="acq_rel", scope="gpu")
-        if arrived == SPLITS + sequences - 1:
-            tl.debug_barrier()
-            row = (member // GROUP) * heads + head
-            combine_rows(parts, log_sums, out, row, member < sequences * GROUP, rows, SPLITS + 1, DIM, BLOCK_D)
-            tl.store(arrivals + kv_head, 0)
 
 
 def decode_attention_from_qkv(
@@ -198,12 +184,10 @@ def decode_attention_from_qkv(
     group, overlap = heads // kv_heads, overlaps(out)
     _decode[(kv_heads, c.splits + sequences)](
         qkv, q_weight, k_weight, cos, sin, slots, keys, values, prefix_length, tail_length,
-        scratch.parts, scratch.log_sums, scratch.arrivals, out,
-        qkv.stride(0), *keys.stride()[:2], *values.stride()[:2], tail_start, tail_room, sequences, heads,
-        kv_heads, eps, scale * math.log2(math.e),
+        scratch.parts, scratch.log_sums, qkv.stride(0), *keys.stride()[:2], *values.stride()[:2],
+        tail_start, tail_room, sequences, heads, kv_heads, eps, scale * math.log2(math.e),
         GROUP=group, DIM=dim, BLOCK_D=padded(dim), BLOCK_M=padded(sequences * group), BLOCK_N=c.block_n,
-        SPLITS=c.splits, IN_LAST=c.combine_in_last, PRECISION=dot_precision(qkv),
+        SPLITS=c.splits, PRECISION=dot_precision(qkv),
         OVERLAP=overlap, num_warps=c.warps, num_stages=c.stages, launch_pdl=overlap,
     )  # fmt: skip
-    if not c.combine_in_last:
-        combine(scratch.parts, scratch.log_sums, out)
+    combine(scratch.parts, scratch.log_sums, out)

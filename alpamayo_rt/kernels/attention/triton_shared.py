@@ -112,42 +112,6 @@ def store_part(
 
 
 @triton.jit
-def combine_rows(
-    parts,
-    log_sums,
-    out,
-    row,
-    inside,
-    rows,
-    PARTS: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Sum all parts of some rows, in their order; past the first-level cache, which may hold older ones."""
-    column = tl.arange(0, BLOCK_D)
-    here = inside[:, None] & (column < DIM)[None, :]
-    at = row.to(tl.int64)[:, None] * DIM + column[None, :]
-    largest = tl.full(row.shape, float("-inf"), tl.float32)
-    for part in tl.static_range(PARTS):
-        log_sum = tl.load(log_sums + part * rows + row, mask=inside, other=0.0, cache_modifier=".cg")
-        largest = tl.maximum(largest, log_sum)
-    largest = tl.where(largest == float("-inf"), 0.0, largest)
-    total = tl.zeros(row.shape, tl.float32)
-    mixed = tl.zeros(at.shape, tl.float32)
-    for part in tl.static_range(PARTS):
-        log_sum = tl.load(log_sums + part * rows + row, mask=inside, other=0.0, cache_modifier=".cg")
-        weight = tl.exp2(log_sum - largest)
-        seen = here & (log_sum > float("-inf"))[:, None]
-        average = tl.load(
-            parts + part * rows.to(tl.int64) * DIM + at, mask=seen, other=0.0, cache_modifier=".cg"
-        )
-        total += weight
-        mixed += weight[:, None] * average.to(tl.float32)
-    mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
-    tl.store(out + at, mixed.to(out.dtype.element_ty), mask=here)
-
-
-@triton.jit
 def _combine(
     parts,
     log_sums,
@@ -159,9 +123,28 @@ def _combine(
     ROWS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
+    """Sum all parts of some rows, in their order."""
     after_the_kernel_before(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    combine_rows(parts, log_sums, out, row, row < rows, rows, PARTS, DIM, BLOCK_D)
+    inside = row < rows
+    column = tl.arange(0, BLOCK_D)
+    here = inside[:, None] & (column < DIM)[None, :]
+    at = row.to(tl.int64)[:, None] * DIM + column[None, :]
+    largest = tl.full(row.shape, float("-inf"), tl.float32)
+    for part in tl.static_range(PARTS):
+        largest = tl.maximum(largest, tl.load(log_sums + part * rows + row, mask=inside, other=0.0))
+    largest = tl.where(largest == float("-inf"), 0.0, largest)
+    total = tl.zeros(row.shape, tl.float32)
+    mixed = tl.zeros(at.shape, tl.float32)
+    for part in tl.static_range(PARTS):
+        log_sum = tl.load(log_sums + part * rows + row, mask=inside, other=0.0)
+        weight = tl.exp2(log_sum - largest)
+        seen = here & (log_sum > float("-inf"))[:, None]
+        average = tl.load(parts + part * rows.to(tl.int64) * DIM + at, mask=seen, other=0.0)
+        total += weight
+        mixed += weight[:, None] * average.to(tl.float32)
+    mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
+    tl.store(out + at, mixed.to(out.dtype.element_ty), mask=here)
 
 
 def combine(parts: torch.Tensor, log_sums: torch.Tensor, out: torch.Tensor) -> None:

@@ -13,20 +13,17 @@ import argparse
 import datetime
 import json
 import os
-import statistics
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
+from attention_and_sampling import Case, compile_all, measure, relative, table
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from alpamayo_rt.kernels.attention import triton_patches
+from alpamayo_rt.kernels.attention import triton_patches, triton_turn
 from alpamayo_rt.kernels.attention.patches import PatchConfiguration, patch_attention_twin, patch_configuration
 from alpamayo_rt.kernels.layers import vision_triton
 from alpamayo_rt.kernels.skinny import configurations as launches
@@ -45,48 +42,12 @@ CONFIGURATIONS = [
 NORM_LAUNCHES = [(1, 4), (1, 2), (1, 1), (2, 1), (2, 2), (2, 4), (4, 4), (8, 8)]
 
 
-@dataclass
-class Case:
-    """One line of the table; `run(i)` is what is timed, on set i, `check` returns its relative error."""
+def attention_cases(images: int, together: bool) -> list[Case]:
+    """Ours in all configurations, its first kernel alone, and the library's attention alone.
 
-    operation: str
-    images: int
-    how: dict[str, Any]
-    run: Callable[[int], object]
-    check: Callable[[], float]
-    overlap: bool = True
-    kernel: bool = True
-    result: dict[str, Any] = field(default_factory=dict)
-
-
-def relative(out: torch.Tensor, exact: torch.Tensor) -> float:
-    """L2 distance over L2 norm."""
-    return float((out.double() - exact).norm() / exact.norm())
-
-
-def microseconds(run: Callable[[int], object]) -> float:
-    """Of one call."""
-    run(0)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in range(CALLS):
-            run(call % SETS)
-    graph.replay()
-    spans = []
-    for _ in range(15):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        spans.append(begin.elapsed_time(end) * 1e3 / CALLS)
-    return statistics.median(spans)
-
-
-def attention_cases(images: int) -> list[Case]:
-    """Ours in all configurations, its first kernel alone, and the library's attention alone."""
-    tokens = images * PATCHES
+    With `together` only those in which programs wait for each other.
+    """
+    tokens, shape = images * PATCHES, {"images": images}
     fresh = torch.randn(tokens, 3 * HIDDEN, device="cuda", dtype=torch.bfloat16)
     sets = torch.randn(SETS, tokens, 3 * HIDDEN, device="cuda", dtype=torch.bfloat16)
     arrivals = torch.zeros(images * HEADS, device="cuda", dtype=torch.int32)
@@ -98,7 +59,9 @@ def attention_cases(images: int) -> list[Case]:
 
     def case(c: PatchConfiguration, overlap: bool = True) -> Case:
         def run(i: int) -> None:
-            triton_patches.patch_attention(sets[i], cos, sin, outs[i], arrivals, c)
+            launches.PROGRAMMATIC_LAUNCH = overlap
+            triton_patches.patch_attention(sets[i % SETS], cos, sin, outs[i % SETS], arrivals, c)
+            launches.PROGRAMMATIC_LAUNCH = True
 
         def check() -> float:
             outs[0].fill_(torch.nan)
@@ -106,13 +69,14 @@ def attention_cases(images: int) -> list[Case]:
             run(0)
             return relative(outs[0], exact)
 
-        return Case("patch attention", images, {**asdict(c), "overlap": overlap}, run, check, overlap)
+        how = {**asdict(c), "overlap": overlap}
+        return Case("patch attention", shape, how, run, check, CALLS, kernel=overlap)
 
     def turn(block: int) -> Case:
         c = PatchConfiguration(turned=block)
 
         def run(i: int) -> None:
-            triton_patches.turn_keys(sets[i], cos, sin, HEADS, c)
+            triton_turn.turn_keys(sets[i % SETS], cos, sin, HEADS, c)
 
         def check() -> float:
             sets[0].copy_(fresh)
@@ -122,29 +86,33 @@ def attention_cases(images: int) -> list[Case]:
             turned = torch.cat([first * c - second * s, second * c + first * s], -1)
             return relative(sets[0].view(images, PATCHES, 3, HEADS, DIM)[:, :, 1], turned)
 
-        return Case("patch attention", images, {"turn keys": "alone", "turned": block}, run, check)
+        return Case("patch attention", shape, {"turn keys": "alone", "turned": block}, run, check, CALLS)
 
     def library(name: str, backend: SDPBackend) -> Case:
         q, k = torch.randn(2, SETS, tokens, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
 
         def heads(i: int) -> list[torch.Tensor]:
-            v = sets[i].view(tokens, 3, HEADS, DIM)[:, 2]
-            return [t.unflatten(0, (images, -1)).transpose(1, 2) for t in (q[i], k[i], v)]
+            v = sets[i % SETS].view(tokens, 3, HEADS, DIM)[:, 2]
+            parts = (q[i % SETS], k[i % SETS], v)
+            return [part.unflatten(0, (images, -1)).transpose(1, 2) for part in parts]
 
         def run(i: int) -> torch.Tensor:
             with sdpa_kernel(backend):
-                return F.scaled_dot_product_attention(*heads(i)).transpose(1, 2).reshape(outs[i].shape)
+                return F.scaled_dot_product_attention(*heads(i)).transpose(1, 2).reshape(outs[0].shape)
 
         def check() -> float:
             right = F.scaled_dot_product_attention(*(t.double() for t in heads(0)))
             return relative(run(0), right.transpose(1, 2).reshape(outs[0].shape))
 
-        return Case("patch attention", images, {"torch, rotated before": name}, run, check, kernel=False)
+        how = {"torch, rotated before": name}
+        return Case("patch attention", shape, how, run, check, CALLS, kernel=False)
 
     chosen = patch_configuration(torch.bfloat16)
-    other = [replace(c, together=True) for c in CONFIGURATIONS if c.block_n == 64]
-    other += [replace(c, steady=False, together=t) for c in CONFIGURATIONS[:2] for t in (False, True)]
-    ours = [case(c) for c in dict.fromkeys([chosen, *CONFIGURATIONS, *other])]
+    if together:
+        tried = [chosen, *(c for c in CONFIGURATIONS if c.block_n == 64)]
+        return [case(replace(c, together=True)) for c in dict.fromkeys(tried)]
+    rising = [replace(c, steady=False) for c in CONFIGURATIONS[:2]]
+    ours = [case(c) for c in dict.fromkeys([chosen, *CONFIGURATIONS, *rising])]
     libraries = [library("cudnn", SDPBackend.CUDNN_ATTENTION), library("flash", SDPBackend.FLASH_ATTENTION)]
     return [*ours, case(chosen, overlap=False), *(turn(block) for block in (128, 256, 512)), *libraries]
 
@@ -160,7 +128,8 @@ def norm_cases(images: int) -> list[Case]:
 
     def case(launch: tuple[int, int]) -> Case:
         def run(i: int) -> None:
-            vision_triton.add_layer_norm(x[i], None, weight, bias, 1e-6, out[i], shift, launch)
+            here, there = x[i % SETS], out[i % SETS]
+            vision_triton.add_layer_norm(here, None, weight, bias, 1e-6, there, shift, launch)
 
         def check() -> float:
             out[0].fill_(torch.nan)
@@ -168,47 +137,9 @@ def norm_cases(images: int) -> list[Case]:
             return relative(out[0], exact)
 
         how = dict(zip(("rows", "warps"), launch, strict=True))
-        return Case("add_layer_norm", images, how, run, check)
+        return Case("add_layer_norm", {"images": images}, how, run, check, CALLS)
 
     return [case(launch) for launch in NORM_LAUNCHES]
-
-
-def measure(case: Case) -> None:
-    """Fills the result; a configuration that the GPU refuses keeps its reason."""
-    launches.PROGRAMMATIC_LAUNCH = case.overlap
-    try:
-        error = case.check()
-        case.result = {"microseconds": microseconds(case.run), "error": error}
-    except Exception as refusal:  # out of shared memory, or a backend that cannot
-        case.result = {"refused": f"{type(refusal).__name__}: {refusal}"[:200]}
-    launches.PROGRAMMATIC_LAUNCH = True
-
-
-def compile_all(cases: list[Case]) -> None:
-    """Run each once, so that kernels are compiled side by side."""
-
-    def once(case: Case) -> None:
-        try:
-            case.run(0)
-        except Exception:  # is told when it is measured
-            return
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        list(pool.map(once, [case for case in cases if case.kernel]))
-    torch.cuda.synchronize()
-
-
-def table(cases: list[Case]) -> None:
-    """Fastest first within each group."""
-    groups: dict[str, list[Case]] = {}
-    for case in cases:
-        groups.setdefault(f"{case.operation}, {case.images} images", []).append(case)
-    for group, members in groups.items():
-        print(group)
-        for case in sorted(members, key=lambda c: c.result.get("microseconds", 1e9)):
-            told = case.result
-            line = told.get("refused") or f"{told['microseconds']:7.1f} us  error {told['error']:.1e}"
-            print("  ", line[:70], " ".join(f"{k}={v}" for k, v in case.how.items()))
 
 
 def main() -> None:
@@ -216,12 +147,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     folder = os.environ.get("OUT")
     parser.add_argument("--out", type=Path, default=Path(folder, "vision_attention.json") if folder else None)
+    parser.add_argument("--together", action="store_true", help="only programs that wait for each other")
     options = parser.parse_args()
     started = time.perf_counter()
     torch.manual_seed(0)
     done: list[Case] = []
-    for build, images in ((attention_cases, 16), (norm_cases, 16), (attention_cases, 4), (norm_cases, 4)):
-        cases = build(images)
+    for images in (16, 4):
+        cases = attention_cases(images, options.together)
+        cases += [] if options.together else norm_cases(images)
         compile_all(cases)
         for case in cases:
             measure(case)
@@ -234,7 +167,7 @@ def main() -> None:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cases": [{"operation": c.operation, "images": c.images, **c.how, **c.result} for c in done],
+        "cases": [{"operation": c.operation, **c.shape, **c.configuration, **c.result} for c in done],
     }
     if options.out:
         options.out.write_text(json.dumps(record, indent=1) + "\n")

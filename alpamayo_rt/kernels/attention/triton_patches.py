@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels of `patches.patch_attention`.
+"""Triton kernel of `patches.patch_attention`.
 
-One turns the keys where they lie. The other holds a tile of one head's queries, which it turns itself, and
-walks over the keys of its image. A head's columns are split into the largest power of two and the rest, so that
-72 columns cost 80 and not 128.
+A program holds a tile of one head's queries, which it turns itself (`triton_turn`), and walks over the keys of
+its image. A head's columns are split into the largest power of two and the rest, so that 72 columns cost 80 and
+not 128.
 
-Where kernels overlap (`skinny.configurations.PROGRAMMATIC_LAUNCH`), the first lets the second start only after
-it has waited for the joint product. So the second may read queries at once, and waits before it reads keys.
+Where kernels overlap (`skinny.configurations.PROGRAMMATIC_LAUNCH`), the one that turns the keys lets this one
+start only after it has waited for the joint product. So this one may read queries at once, and waits before it
+reads keys.
 """
 
 from __future__ import annotations
@@ -20,88 +21,15 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from alpamayo_rt.kernels.attention.patches import PatchConfiguration
 from alpamayo_rt.kernels.attention.triton_shared import dot_precision, padded, product
+from alpamayo_rt.kernels.attention.triton_turn import (
+    MOST_TOGETHER,
+    neighbours,
+    turn_keys,
+    turn_tile,
+    when_all_are_turned,
+)
 from alpamayo_rt.kernels.skinny.triton_parts import overlaps
 from alpamayo_rt.kernels.tiles import two_parts
-
-_MOST_TOGETHER = 32
-"""Programs that may wait for each other: fewer than run at once on any GPU that can hold the models."""
-
-
-@triton.jit
-def _turn(source, target, cosine, sine, here, HALF: tl.constexpr):
-    """Rotate pairs of columns; each is read and written by one thread, so that both may be the same."""
-    first = tl.load(source, mask=here, other=0.0).to(tl.float32)
-    second = tl.load(source + HALF, mask=here, other=0.0).to(tl.float32)
-    kind: tl.constexpr = target.dtype.element_ty
-    tl.store(target, (first * cosine - second * sine).to(kind), mask=here)
-    tl.store(target + HALF, (second * cosine + first * sine).to(kind), mask=here)
-
-
-@triton.jit
-def _turn_keys(
-    qkv,
-    cos,
-    sin,
-    groups,
-    patches,
-    width,
-    HEADS: tl.constexpr,
-    HALF: tl.constexpr,
-    GROUP: tl.constexpr,
-    BLOCK: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):
-    """BLOCK groups of neighbouring columns in the first half of a head, and those that they turn with.
-
-    No thread is spent on columns that are not there.
-    """
-    if OVERLAP:
-        gdc_wait()
-        gdc_launch_dependents()
-    in_half: tl.constexpr = HALF // GROUP
-    group = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    token = group // (HEADS * in_half)
-    head = group // in_half % HEADS
-    column = (group % in_half * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
-    here = (group < groups)[:, None]
-    angle = (token % patches * HALF)[:, None] + column
-    c = tl.load(cos + angle, mask=here, other=0.0)
-    s = tl.load(sin + angle, mask=here, other=0.0)
-    at = qkv + (token.to(tl.int64) * (3 * width) + width + head * (2 * HALF))[:, None] + column
-    _turn(at, at, c, s, here, HALF)
-
-
-@triton.jit
-def _turn_tile(
-    base, target, cos, sin, start, end, width, FIRST: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr,
-    HALF: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr,
-):  # fmt: skip
-    """COUNT groups, from the FIRST, of ROWS queries of one head to `target`, and of as many keys in place."""
-    in_half: tl.constexpr = HALF // GROUP
-    group = FIRST + tl.arange(0, COUNT)
-    row = start + group // in_half
-    column = (group % in_half * GROUP)[:, None] + tl.arange(0, GROUP)[None, :]
-    here = ((row < end) & (group < ROWS * in_half))[:, None]
-    angle = (row * HALF)[:, None] + column
-    c = tl.load(cos + angle, mask=here, other=0.0)
-    s = tl.load(sin + angle, mask=here, other=0.0)
-    at = (row * (3 * width))[:, None] + column
-    if KEYS:
-        _turn(base + width + at, base + width + at, c, s, here, HALF)
-    _turn(base + at, target + (row * width)[:, None] + column, c, s, here, HALF)
-
-
-@triton.jit
-def _when_all_are_turned(arrivals, TILES: tl.constexpr):
-    """Waits for the TILES programs of a head, which have started before all those of the next head."""
-    tl.debug_barrier()  # all threads have stored before one of them says so
-    arrived = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu") + 1
-    while arrived < TILES:
-        arrived = tl.atomic_add(arrivals, 0, sem="acquire", scope="gpu")
-    left = tl.atomic_add(arrivals, 1, sem="relaxed", scope="gpu")
-    if left == 2 * TILES - 1:
-        tl.store(arrivals, 0)
-    tl.debug_barrier()
 
 
 @triton.jit
@@ -250,16 +178,16 @@ def _patch_attention(
     if OVERLAP and TOGETHER:
         gdc_launch_dependents()
         gdc_wait()
-    _turn_tile(
+    turn_tile(
         base, head_out, cos, sin, tile * BLOCK_M, patches, width, 0, GROUPS, BLOCK_M, DIM // 2, GROUP, TOGETHER
     )  # fmt: skip
     if MORE_GROUPS > 0:
-        _turn_tile(
+        turn_tile(
             base, head_out, cos, sin, tile * BLOCK_M, patches, width, GROUPS, MORE_GROUPS, BLOCK_M, DIM // 2,
             GROUP, TOGETHER,
         )  # fmt: skip
     if TOGETHER:
-        _when_all_are_turned(arrivals + image * heads + head, TILES)
+        when_all_are_turned(arrivals + image * heads + head, TILES)
     else:
         tl.debug_barrier()  # other threads of this program read them; no other program does
     target = head_out + patch * width
@@ -288,20 +216,6 @@ def _patch_attention(
         _write(target, inside, mixed_rest * share, MAIN, REST, DIM)
 
 
-def turn_keys(
-    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: int, configuration: PatchConfiguration
-) -> None:
-    """The first of the two kernels: rotates the keys of `patches.patch_attention` in place."""
-    width = qkv.shape[1] // 3
-    half, overlap = width // heads // 2, overlaps(qkv)
-    group = _neighbours(half)
-    groups, block = len(qkv) * heads * (half // group), configuration.turned
-    _turn_keys[(triton.cdiv(groups, block),)](
-        qkv, cos, sin, groups, len(cos), width, HEADS=heads, HALF=half, GROUP=group, BLOCK=block,
-        OVERLAP=overlap, num_warps=4, launch_pdl=overlap,
-    )  # fmt: skip
-
-
 def patch_attention(
     qkv: torch.Tensor,
     cos: torch.Tensor,
@@ -312,8 +226,8 @@ def patch_attention(
 ) -> None:
     """See `patches.patch_attention`."""
     (tokens, heads, dim), patches, c = out.shape, len(cos), configuration
-    tiles, overlap, group = triton.cdiv(patches, c.block_m), overlaps(out), _neighbours(dim // 2)
-    together = c.together and tiles <= _MOST_TOGETHER
+    tiles, overlap, group = triton.cdiv(patches, c.block_m), overlaps(out), neighbours(dim // 2)
+    together = c.together and tiles <= MOST_TOGETHER
     if not together:
         turn_keys(qkv, cos, sin, heads, c)
     main, rest = two_parts(dim, 16)
@@ -329,11 +243,6 @@ def patch_attention(
         PRECISION=dot_precision(qkv), OVERLAP=overlap,
         num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers, launch_pdl=overlap,
     )  # fmt: skip
-
-
-def _neighbours(half: int) -> int:
-    """Columns of a head's half that one instruction can read."""
-    return min(half & -half, 8)
 
 
 def last_tiles(patches: int, block_n: int) -> tuple[bool, int, bool]:

@@ -103,10 +103,12 @@ class Model:
             raise InputError(f"frame_ids: {len(frame_ids)} keys, expected {sample.num_images}, one an image")
         watch = Stopwatch(self.engine.device)
         images = prepare_images(sample, self.config, self.engine.device)
-        prompt = self.prompt_of(sample, images)
         watch.lap("preprocess")
         features = self.engine.encode_images(images, frame_ids)
         watch.lap("vision")
+        # On a GPU this is written while vision runs.
+        prompt = self.prompt_of(sample, images)
+        watch.lap("preprocess")
         if not task.drives:
             return self._answer(sample, task, prompt, features, settings, watch, on_token)
         return self._drive(sample, task, images, prompt, features, settings, noise, keep_trace, watch, on_token)
@@ -204,25 +206,32 @@ class Model:
                 sample, images, features, rollout.tokens, reads, (prompt, cache)
             )
             watch.lap("prefill")
-        handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
-        if weight is not None:
+        handed = None
+        if keep_trace or weight is not None:
+            handed = hand_off(cache, rollout.tokens, reads, rule.closing, waypoints)
+        if handed is not None and weight is not None:
             action = self.engine.denoise(noise, steps, handed, unguided, weight)
             watch.lap("expert")
+        assert sample.history_xyz is not None
+        assert sample.history_rot is not None
+        # The device may still be busy with the flow: here is what needs no action.
+        start = self.unicycle.start(sample.history_xyz, sample.history_rot)
+        reasoning = [self.text_of(tokens, task) for tokens in rollout.tokens]
         action = action.cpu()
         if not bool(torch.isfinite(action).all()):
             raise EngineError(
                 f"actions: not finite; damaged weights, or {self.engine.precision} is too narrow for them"
             )
-        assert sample.history_xyz is not None
-        assert sample.history_rot is not None
-        xyz, rot = self.unicycle.integrate(action, sample.history_xyz, sample.history_rot)
+        xyz, rot = self.unicycle.integrate_from(start, action)
         if not bool(torch.isfinite(xyz).all() and torch.isfinite(rot).all()):
             raise InputError(
                 "history_xyz: gives trajectories that are not finite, expected metres in the ego frame at t0"
             )
-        trace = Trace(prompt, handed, noise, action, steps, unguided_prompt, unguided, weight)
+        trace = None
+        if handed is not None and keep_trace:
+            trace = Trace(prompt, handed, noise, action, steps, unguided_prompt, unguided, weight)
         return Result(
-            [self.text_of(tokens, task) for tokens in rollout.tokens],
+            reasoning,
             rollout.tokens,
             rollout.stop_reasons,
             len(prompt),
@@ -231,7 +240,7 @@ class Model:
             xyz,
             rot,
             self.unicycle.denormalize(action),
-            trace=trace if keep_trace else None,
+            trace=trace,
         )
 
     def unguided_hand_off(

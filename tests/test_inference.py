@@ -9,7 +9,7 @@ import pytest
 import torch
 from situations import driving_sample, question_sample, random_frames, straight_history
 
-from alpamayo_rt import InputError, Model, Result, Sample
+from alpamayo_rt import InputError, Model, Result, Sample, inference
 from alpamayo_rt.action.flow_matching import draw_noise
 from alpamayo_rt.families import ALPAMAYO_1_5
 from alpamayo_rt.prompt.images import preprocess
@@ -50,6 +50,34 @@ def test_trajectories_follow_from_the_actions(model_1_5: Model) -> None:
     xyz, rot = model_1_5.unicycle.integrate(normalized, sample.history_xyz, sample.history_rot)
     assert torch.allclose(result.trajectories, xyz, atol=1e-3)
     assert torch.allclose(result.rotations, rot, atol=1e-3)
+
+
+def test_the_host_works_where_the_device_does(model_1_5: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is written behind the launch of vision, and nothing is handed off that nobody reads."""
+    order: list[str] = []
+
+    def noted(owner: object, name: str) -> None:
+        run = getattr(owner, name)
+
+        def noting(*args: object, **more: object) -> object:
+            order.append(name)
+            return run(*args, **more)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    noted(model_1_5.engine, "encode_images")
+    noted(model_1_5, "prompt_of")
+    noted(model_1_5.engine, "drive")
+    noted(model_1_5.unicycle, "start")
+    noted(model_1_5.unicycle, "integrate_from")
+    noted(inference, "hand_off")
+    usual = ["encode_images", "prompt_of", "drive", "start", "integrate_from"]
+    assert model_1_5.infer(driving_sample(), num_candidates=2, **SHORT).trace is None
+    assert order == usual
+    order.clear()
+    traced = model_1_5.infer(driving_sample(), num_candidates=2, keep_trace=True, **SHORT)
+    assert traced.trace is not None
+    assert order == [*usual[:3], "hand_off", *usual[3:]]
 
 
 @pytest.mark.parametrize("multi_seq", [False, True])

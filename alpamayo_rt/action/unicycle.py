@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from alpamayo_rt.action.least_squares import difference_gram, fix_first, solve
 from alpamayo_rt.config import ActionSpaceConfig
+
+
+class Start(NamedTuple):
+    """Where trajectories start: speed (…) in m/s and height (…) in metres at t0."""
+
+    speed: torch.Tensor
+    height: torch.Tensor
 
 
 class Unicycle:
@@ -37,6 +46,10 @@ class Unicycle:
         gram, rhs = self._speed_system(steps, unwrapped_yaw(history_rot))
         return solve(gram, rhs, c.v_ridge)[..., -1]
 
+    def start(self, history_xyz: torch.Tensor, history_rot: torch.Tensor) -> Start:
+        """What trajectories take over from poses (…, 16, 3) and rotations (…, 16, 3, 3) of the past."""
+        return Start(self.initial_speed(history_xyz, history_rot), history_xyz[..., -1, 2])
+
     def integrate(
         self, actions: torch.Tensor, history_xyz: torch.Tensor, history_rot: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,20 +63,23 @@ class Unicycle:
         Returns:
             xyz (…, W, 3) and rotations (…, W, 3, 3) in the ego frame at t0.
         """
+        return self.integrate_from(self.start(history_xyz, history_rot), actions)
+
+    def integrate_from(self, start: Start, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `integrate`; few operations, because all else is done when the actions arrive."""
         dt = self.config.dt
         accel, curvature = self.denormalize(actions).unbind(-1)
-        v0 = self.initial_speed(history_xyz, history_rot).expand(accel.shape[:-1])[..., None]
+        v0 = start.speed.expand(accel.shape[:-1])[..., None]
         speed = torch.cat([v0, v0 + (accel * dt).cumsum(-1)], -1)
-        turn = (curvature * speed[..., :-1] * dt).cumsum(-1) + (curvature * accel * (dt**2 / 2)).cumsum(-1)
+        turn = (curvature * speed[..., :-1]).mul_(dt).cumsum(-1)
+        turn += (curvature * accel).mul_(dt**2 / 2).cumsum(-1)
         heading = torch.cat([torch.zeros_like(v0), turn], -1)
-
-        def travelled(along: torch.Tensor) -> torch.Tensor:
-            rate = speed * along * (dt / 2)
-            return rate[..., :-1].cumsum(-1) + rate[..., 1:].cumsum(-1)
-
-        z = history_xyz[..., -1:, 2].expand(accel.shape)
-        xyz = torch.stack([travelled(heading.cos()), travelled(heading.sin()), z], -1)
-        return xyz, rotation_about_z(heading[..., 1:])
+        along = torch.stack([heading.cos(), heading.sin()], -2)
+        rate = (speed[..., None, :] * along).mul_(dt / 2)
+        xyz = rate.new_empty(*accel.shape, 3)
+        xyz[..., :2] = (rate[..., :-1].cumsum(-1) + rate[..., 1:].cumsum(-1)).mT
+        xyz[..., 2] = start.height[..., None]
+        return xyz, _about_z(along[..., 1:].mT)
 
     def inverse(
         self,
@@ -150,6 +166,14 @@ def unwrapped_yaw(rot: torch.Tensor) -> torch.Tensor:
 
 def rotation_about_z(yaw: torch.Tensor) -> torch.Tensor:
     """(…) radians → (…, 3, 3)."""
-    cos, sin = yaw.cos(), yaw.sin()
-    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
-    return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], -1).unflatten(-1, (3, 3))
+    return _about_z(torch.stack([yaw.cos(), yaw.sin()], -1))
+
+
+def _about_z(along: torch.Tensor) -> torch.Tensor:
+    """Cosines and sines (…, 2) → rotations (…, 3, 3)."""
+    rot = along.new_zeros(*along.shape[:-1], 3, 3)
+    rot[..., :2, 0] = along
+    rot[..., 0, 1] = -along[..., 1]
+    rot[..., 1, 1] = along[..., 0]
+    rot[..., 2, 2] = 1
+    return rot

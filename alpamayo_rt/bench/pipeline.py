@@ -20,6 +20,7 @@ from alpamayo_rt.prompt.prompt import Images, Prompt, prepare_images
 
 Mark = Callable[[str], None]
 """Told the name of each stage when it ends."""
+PromptOf = Callable[[Images], Prompt]
 
 
 def _unmarked(stage: str) -> None:
@@ -60,11 +61,11 @@ class Pipeline:
     def from_frames(self) -> torch.Tensor:
         """Raw frames on the host → trajectories (K, W, 3) on the host."""
         images = prepare_images(self.request.sample, self.engine.config, self.engine.device)
-        return self._integrate(self._run(images, self.request.prompt_of(images), _unmarked)[0])
+        return self._trajectories(images, self.request.prompt_of, _unmarked)
 
     def from_patches(self, mark: Mark = _unmarked) -> torch.Tensor:
         """Patches on the device → trajectories (K, W, 3) on the host."""
-        return self._integrate(self._run(self.request.images, self.request.prompt, mark)[0])
+        return self._trajectories(self.request.images, self._prompt, mark)
 
     def check(self) -> None:
         """Run once and see that it is the workload that runs.
@@ -72,22 +73,28 @@ class Pipeline:
         Raises:
             EngineError: the engine did not say what it was made to say, or the cache holds something else.
         """
-        _, rollout, cache = self._run(self.request.images, self.request.prompt, _unmarked)
+        _, rollout, cache = self._run(self.request.images, self._prompt, _unmarked)
         check_rollout(self.request, rollout, cache, len(self.request.prompt))
 
-    def _integrate(self, action: torch.Tensor) -> torch.Tensor:
+    def _prompt(self, images: Images) -> Prompt:
+        return self.request.prompt
+
+    def _trajectories(self, images: Images, prompt_of: PromptOf, mark: Mark) -> torch.Tensor:
+        action, *_ = self._run(images, prompt_of, mark)
         xyz, rot = self.request.sample.history_xyz, self.request.sample.history_rot
         assert xyz is not None
         assert rot is not None
-        return self.unicycle.integrate(action.cpu(), xyz, rot)[0]
+        # As `Model.infer` does: what needs no action is done while the device may still be busy.
+        start = self.unicycle.start(xyz, rot)
+        return self.unicycle.integrate_from(start, action.cpu())[0]
 
-    def _run(self, images: Images, prompt: Prompt, mark: Mark) -> tuple[torch.Tensor, Rollout, KvCache]:
+    def _run(self, images: Images, prompt_of: PromptOf, mark: Mark) -> tuple[torch.Tensor, Rollout, KvCache]:
         """Normalized actions, what was said, and the cache."""
         request, workload, engine = self.request, self.request.workload, self.engine
         self.window += 1
         features = engine.encode_images(images, request.frame_ids(self.window))
         mark("vision")
-        cache, logits = engine.prefill(prompt, features, request.room(engine.config))
+        cache, logits = engine.prefill(prompt_of(images), features, request.room(engine.config))
         mark("prefill")
         rollout, action = engine.drive(
             cache, logits, SAMPLING, request.rule, request.uniforms, request.reads(), request.noise,

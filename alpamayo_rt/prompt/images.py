@@ -83,12 +83,18 @@ def _taps(size_in: int, size_out: int) -> tuple[torch.Tensor, torch.Tensor, int]
     return torch.tensor(firsts), fixed, precision
 
 
+@lru_cache(maxsize=64)
+def _taps_on(device: torch.device, size_in: int, size_out: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """`_taps` on a device, kept there: to copy them anew would wait for all that was launched before."""
+    first, weights, precision = _taps(size_in, size_out)
+    return first.to(device), weights.to(device), precision
+
+
 def _resize_last(images: torch.Tensor, size: int) -> torch.Tensor:
     """Resize the last dimension of uint8 (…, W) to `size`, rounding and clamping to uint8."""
     if images.shape[-1] == size:
         return images
-    first, weights, precision = _taps(images.shape[-1], size)
-    first, weights = first.to(images.device), weights.to(images.device)
+    first, weights, precision = _taps_on(images.device, images.shape[-1], size)
     total = torch.full(
         (*images.shape[:-1], size), 1 << (precision - 1), dtype=torch.int32, device=images.device
     )

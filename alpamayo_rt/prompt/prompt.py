@@ -64,7 +64,8 @@ def prepare_images(sample: Sample, config: ModelConfig, device: torch.device) ->
             raise InputError(f"image_grid_thw: expected patch rows and columns in multiples of {merge}")
         return Images(sample.prepared.pixel_values.float().to(device), sample.prepared.image_grid_thw.cpu())
     assert sample.frames is not None
-    frames = sample.frames.flatten(0, 1).to(device)
+    # Pinned frames travel in the stream, so that what reads them can be launched meanwhile.
+    frames = sample.frames.flatten(0, 1).to(device, non_blocking=device.type == "cuda")
     pixels, grid = preprocess(frames, config.min_pixels, config.max_pixels, config.family.resizes_in_float)
     return Images(pixels, grid)
 

@@ -75,6 +75,23 @@ def test_candidates_are_integrated_independently(unicycle: Unicycle, candidates:
             assert torch.allclose(ours[k], alone, atol=1e-6)
 
 
+def test_starts_of_several_histories(unicycle: Unicycle) -> None:
+    """Speed and height are fitted once for all candidates, and apart from the actions."""
+    actions = torch.randn(2, 5, 64, 2, generator=torch.Generator().manual_seed(0))
+    histories = [straight_history(4.0), arc_history(8, 0.1)]
+    for number, (xyz, _) in enumerate(histories):
+        xyz[:, 2] = 0.25 * number
+    xyz, rot = (torch.stack(parts)[:, None] for parts in zip(*histories, strict=True))
+    start = unicycle.start(xyz, rot)
+    assert start.speed.shape == start.height.shape == (2, 1)
+    together = unicycle.integrate_from(start, actions)
+    assert [tuple(part.shape) for part in together] == [(2, 5, 64, 3), (2, 5, 64, 3, 3)]
+    for number, history in enumerate(histories):
+        for ours, alone in zip(together, unicycle.integrate(actions[number], *history), strict=True):
+            assert torch.allclose(ours[number], alone, atol=1e-5)
+    assert torch.equal(together[0][1, ..., 2], torch.full((5, 64), 0.25))
+
+
 @settings(max_examples=10)
 @given(st.floats(3, 25), st.floats(-0.2, 0.2), st.floats(-1.5, 1.5), st.floats(-0.02, 0.02), seeds)
 def test_smooth_actions_survive_the_round_trip(

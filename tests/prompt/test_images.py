@@ -152,3 +152,17 @@ def test_resize_in_float_overshoots_at_an_edge() -> None:
     assert float(pixels.max()) > 1.01
     flat, _ = preprocess(torch.full((1, 3, 128, 192), 51, dtype=torch.uint8), 64 * 64, 64 * 96, in_float=True)
     torch.testing.assert_close(flat, torch.full_like(flat, 51 / 127.5 - 1))
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_patches_and_is_not_waited_for() -> None:
+    frames = torch.randint(0, 256, (2, 3, 1080, 1920), dtype=torch.uint8).pin_memory()
+    wanted, _ = preprocess(frames, *RELEASED)
+    try:
+        for mode in ("default", "error"):  # the weights of the resize travel the first time
+            torch.cuda.set_sync_debug_mode(mode)
+            found, _ = preprocess(frames.to("cuda", non_blocking=True), *RELEASED)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # Equal bytes; the division that follows may round otherwise.
+    assert torch.allclose(found.cpu(), wanted, rtol=0, atol=1e-6)

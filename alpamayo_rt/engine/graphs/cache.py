@@ -11,12 +11,12 @@ not a kernel (hand-off, dumps, comparisons); slots that are not used belong to n
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 
 from alpamayo_rt.config import TextConfig
-from alpamayo_rt.engine.kv_cache import KvCache
+from alpamayo_rt.engine.kv_cache import PROMPT, KvCache
 from alpamayo_rt.errors import EngineError, InputError
 
 NOBODY = -2
@@ -25,9 +25,10 @@ _GRAIN = 64
 _SETS = 4
 
 
-@dataclass
 class SegmentedCache(KvCache):
     """A prompt and its tails in a `CacheSet`.
+
+    `owner` and `order` are made when somebody looks: kernels do not, and no request has to wait for them.
 
     Attributes:
         home: the buffers.
@@ -36,10 +37,22 @@ class SegmentedCache(KvCache):
         tail_length: tokens in each tail, as far as the host knows them.
     """
 
-    home: CacheSet = field(kw_only=True)
-    rows: int = 0
-    tail_room: int = 0
-    tail_length: list[int] = field(default_factory=list)
+    def __init__(self, home: CacheSet, prompt_length: int, rope_delta: int):
+        self.keys, self.values = home.planes[:, 0], home.planes[:, 1]
+        self.prompt_length, self.rope_delta, self.length = prompt_length, rope_delta, prompt_length
+        self.home, self.rows, self.tail_room = home, 0, 0
+        self.tail_length: list[int] = []
+        self._columns: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def owner(self) -> torch.Tensor:  # type: ignore[override]
+        """See `KvCache`; not to be written."""
+        return self._described()[0]
+
+    @property
+    def order(self) -> torch.Tensor:  # type: ignore[override]
+        """See `KvCache`; not to be written."""
+        return self._described()[1]
 
     def divide(self, rows: int, most_tokens: int) -> None:
         """Give `rows` sequences a tail each, for so many tokens at most."""
@@ -56,16 +69,27 @@ class SegmentedCache(KvCache):
             )
         self.rows, self.tail_room, self.tail_length = rows, room, [0] * rows
 
-    def describe(self, tail_length: torch.Tensor) -> None:
-        """Bring `owner`, `order` and `length` up to date with tails of (rows,) tokens on the device."""
-        tails = self.owner[self.home.tail_start :][: self.rows * self.tail_room].view(self.rows, -1)
-        index = torch.arange(self.tail_room, device=tails.device)
-        used = index < tail_length[:, None]
-        sequence = torch.arange(self.rows, device=tails.device)[:, None]
-        tails.copy_(torch.where(used, sequence, NOBODY))
-        order = self.order[self.home.tail_start :][: self.rows * self.tail_room].view(self.rows, -1)
-        order.copy_(torch.where(used, self.prompt_length + index, _FAR))
+    def hold(self, tail_length: Sequence[int]) -> None:
+        """Take note of how many tokens each tail holds."""
+        self.tail_length, self._columns = list(tail_length), None
         self.length = self.home.tail_start + self.rows * self.tail_room
+
+    def _described(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._columns is None:
+            owner = torch.full((self.home.capacity,), NOBODY)
+            order = torch.full((self.home.capacity,), _FAR)
+            firsts = range(self.home.tail_start, self.home.capacity, self.tail_room or self.home.capacity)
+            parts = [(PROMPT, 0, 0, self.prompt_length)]
+            parts += [
+                (sequence, first, self.prompt_length, held)
+                for sequence, (first, held) in enumerate(zip(firsts, self.tail_length, strict=False))
+            ]
+            for name, slot, first, count in parts:
+                owner[slot : slot + count] = name
+                order[slot : slot + count] = torch.arange(first, first + count)
+            device = self.keys.device
+            self._columns = owner.to(device), order.to(device)
+        return self._columns
 
 
 class CacheSet:
@@ -89,8 +113,6 @@ class CacheSet:
         self.planes = torch.zeros(shape, device=device, dtype=dtype)
         self.prefix_length = torch.zeros((), dtype=torch.int64, device=device)
         self.logits = torch.zeros(1, config.vocab_size, device=device)
-        self._owner = torch.empty(self.capacity, dtype=torch.int64, device=device)
-        self._order = torch.empty(self.capacity, dtype=torch.int64, device=device)
         self._current: weakref.ref[SegmentedCache] | None = None
 
     @property
@@ -104,15 +126,8 @@ class CacheSet:
 
     def begin(self, prompt_length: int, rope_delta: int) -> SegmentedCache:
         """A cache that holds a prompt."""
-        self._owner.fill_(NOBODY)
-        self._order.fill_(_FAR)
-        self._owner[:prompt_length] = -1
-        self._order[:prompt_length] = torch.arange(prompt_length, device=self._order.device)
         self.prefix_length.fill_(prompt_length)
-        cache = SegmentedCache(
-            self.planes[:, 0], self.planes[:, 1], self._owner, self._order, prompt_length, rope_delta,
-            prompt_length, home=self,
-        )  # fmt: skip
+        cache = SegmentedCache(self, prompt_length, rope_delta)
         self._current = weakref.ref(cache)
         return cache
 

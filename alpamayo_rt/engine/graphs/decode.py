@@ -95,8 +95,9 @@ class DecodePass:
             for i, (s, row) in enumerate(zip(sequences, tokens, strict=True)):
                 if step + 1 == len(row):
                     logits[i] = self.few.logits[s].clone()
+        held = list(cache.tail_length)
         for s, row in zip(sequences, tokens, strict=True):
-            cache.tail_length[s] += len(row)
+            held[s] += len(row)
         self.slot.copy_(self.spare)
-        cache.describe(torch.tensor(cache.tail_length, device=self.slot.device))
+        cache.hold(held)
         return torch.stack(logits)

@@ -16,7 +16,7 @@ from alpamayo_rt.engine.base import Engine, Lap, OnToken, Rollout
 from alpamayo_rt.engine.graphs.cache import CacheSet, CacheSets, SegmentedCache, up
 from alpamayo_rt.engine.graphs.decode import DecodePass
 from alpamayo_rt.engine.graphs.few import MOST_ROWS, FewRows
-from alpamayo_rt.engine.graphs.flow import FlowRun
+from alpamayo_rt.engine.graphs.flow import Flow, FlowRun
 from alpamayo_rt.engine.graphs.frames import FrameCache
 from alpamayo_rt.engine.graphs.graph import Graphs
 from alpamayo_rt.engine.graphs.prefill import BUCKET, PrefillRun
@@ -207,30 +207,32 @@ class GraphEngine(Engine):
         forced: torch.Tensor | None = None,
         on_token: OnToken | None = None,
     ) -> tuple[Rollout, torch.Tensor]:
-        """See `Engine`. The flow is launched behind the last decode pass, before its tokens are read."""
+        """See `Engine`. The flow is launched behind the last decode pass, before its tokens are read.
+
+        It may still be running when this returns.
+        """
         assert isinstance(cache, SegmentedCache)
         cache.divide(len(uniforms), sampling.max_generate_length)
         # Captured first: that runs work, and the state of the rollout is about to be set.
         work, replay = self._captured_flow([cache], len(reads), noise.shape[1], steps)
-        noise, sequence = noise.to(self.device), torch.tensor(list(reads), device=self.device)
+        work.begin(noise, reads)
         run = self._roll_out(cache, logits, sampling, rule, uniforms, forced, on_token)
         lap("decode")
-        run.hand_off(sequence, work.segments, noise.shape[1], self.config.expert)
-        work.flow.x.copy_(noise)
+        run.hand_off(work.segments, work.run.ahead, work.run.frequencies)
         replay()
         lap("expert")
-        return run.rollout(cache, on_token), work.flow.x.clone()
+        action = work.run.x.clone()
+        # What the host has to do with the tokens, it does while the flow runs.
+        return run.rollout(cache, on_token), action
 
     def _captured_flow(
         self, caches: Sequence[SegmentedCache], candidates: int, waypoints: int, steps: int
-    ) -> tuple[_Flow, Callable[[], None]]:
+    ) -> tuple[Flow, Callable[[], None]]:
         """All steps over a cache, or over two under guidance, and their replay."""
         flow = self._flow(candidates, waypoints, steps)
 
-        def make() -> _Flow:
-            return _Flow(
-                flow, *(of_cache(cache, candidates, waypoints, self.config.expert) for cache in caches)
-            )
+        def make() -> Flow:
+            return Flow(flow, *(of_cache(cache, candidates, waypoints, self.config.expert) for cache in caches))
 
         places = tuple((cache.home.number, cache.rows, cache.tail_room) for cache in caches)
         return self._rest.get(("flow", places, candidates, steps), make)
@@ -279,24 +281,14 @@ class GraphEngine(Engine):
         caches = [branch.cache for branch in branches if isinstance(branch.cache, SegmentedCache)]
         if len(caches) < len(branches):
             # A recorded cache: run once, not worth a graph.
-            work = _Flow(self._flow(k, w, steps), *map(self._segments, branches))
+            work = Flow(self._flow(k, w, steps), *map(self._segments, branches))
             replay: Callable[[], None] = work
         else:
             work, replay = self._captured_flow(caches, k, w, steps)
             for segments, branch in zip((work.segments, work.unguided), branches, strict=False):
                 assert segments is not None
                 segments.take(branch, self.config.expert)
-        work.flow.weight.fill_(guidance_weight)
-        work.flow.x.copy_(noise)
+        work.run.weight.fill_(guidance_weight)
+        work.run.x.copy_(noise)
         replay()
-        return work.flow.x.clone()
-
-
-class _Flow:
-    """All steps over fixed segments."""
-
-    def __init__(self, flow: FlowRun, segments: Segments, unguided: Segments | None = None):
-        self.flow, self.segments, self.unguided = flow, segments, unguided
-
-    def __call__(self) -> None:
-        self.flow.integrate(self.segments, self.unguided)
+        return work.run.x.clone()

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from alpamayo_rt.action.flow_matching import flow_times, guided
 from alpamayo_rt.engine.graphs.many import Places, layer_of_many, normed
 from alpamayo_rt.engine.graphs.segments import Segments
+from alpamayo_rt.engine.graphs.staging import Staging
 from alpamayo_rt.engine.graphs.weights import LayerWeights, fuse
 from alpamayo_rt.kernels.attention.operations import expert_attention
 from alpamayo_rt.kernels.attention.scratch import ExpertScratch, expert_configuration
@@ -16,6 +19,7 @@ from alpamayo_rt.kernels.layers import action as ops
 from alpamayo_rt.kernels.layers.vision import add_layer_norm
 from alpamayo_rt.model.decoder import RMSNorm
 from alpamayo_rt.model.expert import Expert
+from alpamayo_rt.model.rotary import inverse_frequencies
 
 
 class FlowRun:
@@ -27,6 +31,8 @@ class FlowRun:
         n = candidates * waypoints
         self.x = torch.zeros(candidates, waypoints, 2, device=like.device)
         self.weight = torch.ones((), device=like.device)
+        self.ahead = torch.arange(waypoints, device=like.device)
+        self.frequencies = inverse_frequencies(c.head_dim, c.rope_theta, like.device)
         self._times = flow_times(steps, like.device)
         times = flow_times(steps, torch.device("cpu"))
         self._widths = (times[1:] - times[:-1]).tolist()
@@ -87,3 +93,30 @@ class FlowRun:
             if unguided is not None:
                 v = guided(self.velocity(self.x, time, unguided), v, self.weight)
             self.x.add_(v, alpha=width)
+
+
+class Flow:
+    """All steps over fixed segments, and what a request says about them."""
+
+    def __init__(self, run: FlowRun, segments: Segments, unguided: Segments | None = None):
+        self.run, self.segments, self.unguided = run, segments, unguided
+        self._staging = Staging(
+            run.x.device, noise=(tuple(run.x.shape), torch.float32), reads=((run.k,), torch.int64)
+        )
+
+    def __call__(self) -> None:
+        """Run all steps."""
+        self.run.integrate(self.segments, self.unguided)
+
+    def begin(self, noise: torch.Tensor, reads: Sequence[int]) -> None:
+        """Take noise (K, W, 2), on the host or the device, and the row that each candidate reads.
+
+        Nobody waits; the noise stays where no work before the flow touches it.
+        """
+        here, there = self._staging.here(), self._staging.there
+        here["reads"].copy_(torch.tensor(list(reads)))
+        if not noise.is_cuda:
+            here["noise"].copy_(noise)
+        self._staging.send()
+        self.segments.tail_sequence.copy_(there["reads"])
+        self.run.x.copy_(noise if noise.is_cuda else there["noise"])

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from alpamayo_rt.engine.graphs.cache import CacheSet
 from alpamayo_rt.engine.graphs.few import FewRows, Seen
 from alpamayo_rt.engine.graphs.many import Feature, Places, keys_of_many, layer_of_many
+from alpamayo_rt.engine.graphs.staging import Staging
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.model.language import LanguageModel
 from alpamayo_rt.model.rotary import mrope_angles, mrope_tables
@@ -38,10 +39,17 @@ class PrefillRun:
     ):
         c, device = language.config, home.planes.device
         self.language, self.layers, self.lm_head, self.few, self.home = language, layers, head, few, home
-        self.ids = torch.zeros(length, dtype=torch.int64, device=device)
-        self.positions = torch.zeros(3, length, dtype=torch.int64, device=device)
-        self.row = torch.full((length,), -1, dtype=torch.int64, device=device)
-        self.last = torch.zeros(1, dtype=torch.int64, device=device)
+        self._staging = Staging(
+            device,
+            ids=((length,), torch.int64),
+            positions=((3, length), torch.int64),
+            row=((length,), torch.int64),
+            last=((1,), torch.int64),
+        )
+        there = self._staging.there
+        self.ids, self.positions, self.row, self.last = (
+            there[name] for name in ("ids", "positions", "row", "last")
+        )
         self.features = home.planes.new_zeros(1 + deepstack, length, c.hidden_size)
         self._slots = torch.arange(length, device=device)
         self._tables = mrope_tables(c, device)
@@ -49,15 +57,16 @@ class PrefillRun:
         self._spare = torch.full((1,), home.tail_start, device=device)
 
     def fill(self, prompt: Prompt, features: VisionFeatures) -> None:
-        """Take a prompt; its cache set has begun with it."""
+        """Take a prompt; its cache set has begun with it. Nobody waits, so that vision may still be running."""
         n, images = len(prompt), len(prompt.image_slots)
-        row = torch.full((len(self.row),), -1)
-        row[prompt.image_slots] = torch.arange(images)
-        self.row.copy_(row)
-        self.ids[:n].copy_(prompt.ids)
-        self.ids[n:].fill_(0)
-        self.positions[:, :n].copy_(prompt.positions)
-        self.last.fill_(n - 1)
+        here = self._staging.here()
+        here["ids"][:n] = prompt.ids
+        here["ids"][n:] = 0
+        here["positions"][:, :n] = prompt.positions
+        here["row"].fill_(-1)
+        here["row"][prompt.image_slots] = torch.arange(images)
+        here["last"].fill_(n - 1)
+        self._staging.send()
         for target, source in zip(self.features, (features.embeds, *features.deepstack), strict=True):
             target[:images].copy_(source)
 

@@ -5,24 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from itertools import takewhile
 
 import torch
 
-from alpamayo_rt.config import TextConfig
 from alpamayo_rt.engine.base import FINISHED, LIMIT, NO_TRAJECTORY_TOKEN, OnToken, Rollout
 from alpamayo_rt.engine.graphs.cache import SegmentedCache
 from alpamayo_rt.engine.graphs.decode import DecodePass
 from alpamayo_rt.engine.graphs.segments import Segments
+from alpamayo_rt.engine.graphs.staging import Staging
 from alpamayo_rt.engine.sampling import Sampling, StopRule
 from alpamayo_rt.errors import EngineError, InputError
-from alpamayo_rt.kernels.rollout.operations import (
-    AT_LIMIT,
-    CLOSED,
-    GO_ON,
-    SAID_END,
-    RolloutInput,
-    advance,
-)
+from alpamayo_rt.kernels.rollout.operations import GO_ON, RolloutInput, advance
 from alpamayo_rt.kernels.sampling.operations import SamplingScratch, choose_tokens, sampling_settings
 
 _RANGES = 4
@@ -36,12 +31,24 @@ class DecodeStep:
     def __init__(self, decode: DecodePass):
         device, rows = decode.home.planes.device, decode.rows
         self.decode, self.state = decode, decode.state
-        self.given = RolloutInput.allocate(rows, decode.tail_room - 1, device)
-        self._settings = torch.zeros(4, dtype=torch.float64, device=device)
-        self._masked = torch.zeros(_RANGES, 2, dtype=torch.int64, device=device)
+        most = decode.tail_room - 1
+        self._staging = Staging(
+            device,
+            forced=((rows, most), torch.int64),
+            uniforms=((rows, most), torch.float64),
+            rule=((3,), torch.int64),
+            first_position=((), torch.int64),
+            settings=((4,), torch.float64),
+            masked=((_RANGES, 2), torch.int64),
+        )
+        there = self._staging.there
+        self.given = RolloutInput(*(there[f.name] for f in fields(RolloutInput)))
+        self._settings, self._masked = there["settings"], there["masked"]
         self._chosen = torch.zeros(rows, dtype=torch.int64, device=device)
         self._scratch = SamplingScratch.allocate(rows, decode.few.logits.shape[1], device)
         self._told: list[int] = []
+        # Where passes run behind the host's back, the end of the last one.
+        self._last = torch.cuda.Event() if self.state.flags.is_pinned() else None
         self._unfinished = False
 
     def __call__(self) -> None:
@@ -69,29 +76,32 @@ class DecodeStep:
         uniforms: torch.Tensor,
         forced: torch.Tensor | None,
     ) -> None:
-        """Take a request, and the first token from the prompt's logits (arguments as in `Engine.reason`)."""
+        """Take a request, and the first token from the prompt's logits (arguments as in `Engine.reason`).
+
+        Nobody waits, so that the prompt may still be running.
+        """
         if len(rule.masked) > _RANGES:
             raise InputError(f"masked: {len(rule.masked)} ranges of ids, expected {_RANGES} at most")
         if self._unfinished:
             # Somebody left before the end: what was launched may still write flags.
             torch.cuda.synchronize(self.state.token.device)
-        given, state, limit = self.given, self.state, sampling.max_generate_length
-        self._rule, self._limit, self._unfinished = rule, limit, self.state.flags.is_pinned()
-        self._settings.copy_(sampling_settings(sampling.temperature, sampling.top_p, sampling.top_k, "cpu"))
-        ranges = torch.zeros(_RANGES, 2, dtype=torch.int64)
-        ranges[: len(rule.masked)] = torch.tensor(rule.masked, dtype=torch.int64).view(-1, 2)
-        self._masked.copy_(ranges)
-        given.uniforms[:, :limit].copy_(uniforms[:, :limit])
-        given.forced.fill_(-1)
+        state, limit, here = self.state, sampling.max_generate_length, self._staging.here()
+        self._rule, self._limit, self._unfinished = rule, limit, self._last is not None
+        here["settings"].copy_(sampling_settings(sampling.temperature, sampling.top_p, sampling.top_k, "cpu"))
+        here["masked"].zero_()
+        here["masked"][: len(rule.masked)] = torch.tensor(rule.masked, dtype=torch.int64).view(-1, 2)
+        here["uniforms"][:, :limit] = uniforms[:, :limit]
+        here["forced"].fill_(-1)
         if forced is not None:
-            given.forced[:, : forced.shape[1]].copy_(forced)
+            here["forced"][:, : forced.shape[1]] = forced
         closing = -1 if rule.closing is None else rule.closing
-        given.rule.copy_(torch.tensor([closing, rule.end, limit]))
-        given.first_position.fill_(cache.prompt_length + cache.rope_delta)
+        here["rule"].copy_(torch.tensor([closing, rule.end, limit]))
+        here["first_position"].fill_(cache.prompt_length + cache.rope_delta)
+        self._staging.send()
         state.flags.zero_()
         state.history.fill_(-1)
         state.step.zero_()
-        state.uniform.copy_(uniforms[:, 0])
+        state.uniform.copy_(self.given.uniforms[:, 0])
         self._told = [0] * self.decode.rows
         self.decode.few.logits.copy_(logits.expand_as(self.decode.few.logits))
         self._take()
@@ -108,15 +118,21 @@ class DecodeStep:
             launch()
             if on_token is not None and number >= 2:
                 self._tell(number - 1, on_token)
+        if self._last is not None:
+            self._last.record(torch.cuda.current_stream(self.state.token.device))
 
     def _flag(self, step: int) -> int:
+        self._wait_for(lambda: bool(self.state.flags[step]), f"step {step}")
+        return int(self.state.flags[step])
+
+    def _wait_for(self, seen: Callable[[], bool], what: str) -> None:
+        """Look again and again: a wait inside the driver would be one for everything that was launched."""
         started = time.monotonic()
-        while not (flag := int(self.state.flags[step])):
+        while not seen():
             time.sleep(_PAUSE)
             if time.monotonic() - started > _PATIENCE:
                 torch.cuda.synchronize(self.state.token.device)  # raises what happened there, if anything did
-                raise EngineError(f"decode: step {step} gave no sign in {_PATIENCE:.0f} s")
-        return flag
+                raise EngineError(f"decode: {what} gave no sign in {_PATIENCE:.0f} s")
 
     def _tell(self, steps: int, on_token: OnToken) -> None:
         """Tell what was said in the first so many steps and has not been told."""
@@ -128,26 +144,45 @@ class DecodeStep:
                 on_token(row, token)
                 self._told[row] += 1
 
-    def hand_off(self, sequence: torch.Tensor, segments: Segments, waypoints: int, config: TextConfig) -> None:
-        """Say, on the device, what the expert may read, where candidate k reads row sequence[k] (K,)."""
-        segments.tail_sequence.copy_(sequence)
-        segments.tail_length.copy_(self.state.tail_length[sequence])
-        start = self.given.first_position + self.state.count[sequence]
-        positions = start[:, None] + torch.arange(waypoints, device=start.device)
-        segments.place(positions.expand(3, -1, -1), config)
+    def hand_off(self, segments: Segments, ahead: torch.Tensor, frequencies: torch.Tensor) -> None:
+        """Say, on the device, what the expert may read of the rows that its candidates read already.
+
+        Args:
+            segments: `tail_sequence` is given; lengths and rotary positions are set.
+            ahead: (W,) 0 … W − 1.
+            frequencies: (d / 2,) rotary.
+        """
+        rows = segments.tail_sequence
+        segments.tail_length.copy_(self.state.tail_length[rows])
+        first = self.given.first_position + self.state.count[rows]
+        segments.place_text(first[:, None] + ahead, frequencies)
 
     def rollout(self, cache: SegmentedCache, on_token: OnToken | None) -> Rollout:
-        """What was said, when the device is done; the cache's columns are brought up to date."""
-        if self._unfinished:
-            torch.cuda.synchronize(self.state.token.device)
+        """What was said, as soon as the last pass has run; what was launched behind it may go on.
+
+        Nothing is copied from the device: everything follows from what it wrote into the host's memory.
+        """
+        if self._last is not None:
+            self._wait_for(self._last.query, "the last pass")
         self._unfinished = False
-        state = self.state
-        cache.tail_length = state.tail_length.tolist()
-        cache.describe(state.tail_length)
-        counts, done, history = state.count.tolist(), state.done.tolist(), state.history
         if on_token is not None:
             self._tell(self._limit, on_token)
-        ended = FINISHED if self._rule.closing is None else NO_TRAJECTORY_TOKEN
-        reasons = {CLOSED: FINISHED, SAID_END: ended, AT_LIMIT: LIMIT}
-        tokens: Sequence[list[int]] = [row[:n] for row, n in zip(history.tolist(), counts, strict=True)]
-        return Rollout(list(tokens), [reasons[code] for code in done])
+        tokens = [
+            list(takewhile(lambda token: token >= 0, row))
+            for row in self.state.history[:, : self._limit].tolist()
+        ]
+        endings = [ending(row, self._rule, self._limit) for row in tokens]
+        cache.hold([held for _, held in endings])
+        return Rollout(tokens, [reason for reason, _ in endings])
+
+
+def ending(tokens: Sequence[int], rule: StopRule, limit: int) -> tuple[str, int]:
+    """Why a sequence that said these tokens ended, and how many of them are in the cache.
+
+    The device's own `done` and `tail_length` say the same: see `kernels.rollout.operations.advance`.
+    """
+    if tokens[-1] == rule.end:
+        return FINISHED if rule.closing is None else NO_TRAJECTORY_TOKEN, len(tokens) - 1
+    if len(tokens) == limit:
+        return LIMIT, limit - 1
+    return FINISHED, len(tokens)  # the closing token, which was run as well

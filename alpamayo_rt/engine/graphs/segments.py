@@ -46,6 +46,12 @@ class Segments:
         ):
             target.copy_(angles[:, : target.shape[1]])
 
+    def place_text(self, positions: torch.Tensor, frequencies: torch.Tensor) -> None:
+        """The same from positions (K, W) whose three components are equal, and frequencies (d / 2,)."""
+        angles = positions.flatten()[:, None] * frequencies
+        torch.cos(angles, out=self.cos)
+        torch.sin(angles, out=self.sin)
+
     def take(self, hand_off: HandOff, config: TextConfig) -> None:
         """Set what a hand-off over this very cache says."""
         cache = hand_off.cache

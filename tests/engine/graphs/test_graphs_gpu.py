@@ -20,6 +20,7 @@ from alpamayo_rt.demo.live import live_clip
 from alpamayo_rt.engine.base import FINISHED, Rollout
 from alpamayo_rt.engine.hand_off import hand_off
 from alpamayo_rt.engine.sampling import StopRule, draw_uniforms
+from alpamayo_rt.prompt.prompt import prepare_images
 
 pytestmark = pytest.mark.gpu
 
@@ -142,6 +143,69 @@ def test_nothing_between_the_last_pass_and_the_end_of_the_flow(bf16: Pair) -> No
     idle = sum(gap for gap in gaps if gap > 5)  # what lies between two kernels of a graph is below that
     print(f"{len(span)} operations on the device, {idle:.0f} µs idle, largest gap {max(gaps):.1f} µs")
     assert idle < 50
+
+
+def test_nobody_waits_for_the_device_before_the_last_pass(bf16: Pair) -> None:
+    """Prompt, first token and first pass are launched while vision still runs, from noise on the host.
+
+    A kernel that only spins makes vision long. Flags and history are looked at in plain memory.
+    """
+    model, engine, tokens = bf16.graph_model, bf16.graphs, 6
+    sample = driving_sample((1,))
+    images = prepare_images(sample, model.config, engine.device)
+    prompt = model.prompt_of(sample, images)
+    forced = torch.full((1, tokens + 2), 5)
+    forced[0, tokens - 1] = CLOSING
+
+    def lap(stage: str) -> None:
+        if stage == "decode":
+            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda._sleep(1000)
+
+    def request() -> tuple[Rollout, torch.Tensor]:
+        features = engine.encode_images(images)
+        torch.cuda._sleep(2 * PASS_CYCLES)
+        cache, logits = engine.prefill(prompt, features, ROOM)
+        return engine.drive(
+            cache, logits, greedy(tokens + 2), RULE, draw_uniforms(1, tokens + 2, 0), [0] * 6,
+            draw_noise(6, WAYPOINTS, 0), 10, lap, forced,
+        )  # fmt: skip
+
+    for _ in range(3):
+        expected = request()
+    torch.cuda.synchronize()
+    try:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+            torch.cuda.set_sync_debug_mode("error")  # torch itself raises where an operation would wait
+            rollout, action = request()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert rollout == expected[0]
+    assert torch.equal(action, expected[1])
+
+    events = list(recorded.events())
+    on_device = sorted(
+        (e for e in events if e.device_type == DeviceType.CUDA), key=lambda event: event.time_range.start
+    )
+    vision, last = (e.time_range for e in on_device if "spin_kernel" in e.name)
+    launches = sorted(e.time_range.start for e in events if e.name == "cudaGraphLaunch")
+    assert len(launches) == 2 + tokens + 1  # vision and prompt, passes, flow
+    waits = [
+        e.name for e in events
+        if launches[0] < e.time_range.start < last.start
+        and ("Synchronize" in e.name or e.name in ("cudaMemcpy", "cudaMalloc", "cudaHostAlloc"))
+    ]  # fmt: skip
+    assert waits == []
+    copies = [e.name for e in on_device if e.time_range.start < last.start and "Memcpy" in e.name]
+    assert [name for name in copies if "Pageable" in name or "DtoH" in name] == []
+    assert launches[2] < vision.end  # the first pass
+
+    # From vision to the launch of the second pass, which waits for the first token, the device has work.
+    queued = [e.time_range for e in on_device if vision.start <= e.time_range.start < launches[3]]
+    gaps = [b.start - a.end for a, b in pairwise(queued)]
+    idle = sum(gap for gap in gaps if gap > 5)  # what lies between two kernels of a graph is below that
+    print(f"{len(queued)} operations queued, {idle:.0f} µs idle, largest gap {max(gaps):.1f} µs; {copies}")
+    assert idle < 100
 
 
 def test_memory_does_not_grow(bf16: Pair) -> None:

@@ -154,18 +154,6 @@ def test_add_layer_norm(dtype: torch.dtype, device: str) -> None:
     near(ours, x + delta, dtype)
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-def test_rotate_patches(dtype: torch.dtype, device: str) -> None:
-    images, patches, heads, d = 2, 5, 3, 12
-    qkv, angles = random(images * patches, 3 * heads * d, dtype=dtype), random(patches, d // 2, seed=1)
-    q, k = (torch.empty(images * patches, heads, d, dtype=dtype, device=device) for _ in range(2))
-    vision.rotate_patches(qkv.to(device), angles.cos().to(device), angles.sin().to(device), q, k)
-    both = angles.repeat(1, 2)
-    parts = qkv.view(images, patches, 3, heads, d).permute(2, 0, 3, 1, 4)
-    for out, part in ((q, parts[0]), (k, parts[1])):
-        near(out, rotate(part, both.cos(), both.sin()).transpose(1, 2).flatten(0, 1), dtype)
-
-
 def test_action_features(device: str) -> None:
     x, time, freqs = random(7, 2), torch.tensor(0.3), torch.logspace(0, 2, 10).expand(3, 10).contiguous()
     out = torch.empty(7, 60, device=device)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.layers.vision import add_layer_norm, rotate_patches
+from alpamayo_rt.kernels.attention.patches import patch_attention
+from alpamayo_rt.kernels.layers.vision import add_layer_norm
 from alpamayo_rt.model.vision import VisionBlock, VisionFeatures, VisionTower
 from alpamayo_rt.quantization.linear import QuantizedLinear
 
@@ -33,17 +34,17 @@ class VisionRun:
         tokens = images * rows * columns // c.merge_size**2
         self.features = like.new_zeros(1 + len(c.deepstack_layers), tokens, c.out_hidden_size)
         self._shifts = _running_biases(tower)
+        self._arrivals = torch.zeros(images * c.num_heads, dtype=torch.int32, device=like.device)
 
     def __call__(self) -> None:
         """`patches` → `features`."""
         tower, c = self.tower, self.tower.config
         x = (tower.patch_embed(self.patches) + self.positions).flatten(0, 1)
         h = torch.empty_like(x)
-        q, k = (x.new_empty(len(x), c.num_heads, c.hidden_size // c.num_heads) for _ in range(2))
         taps: dict[int, torch.Tensor] = {}
         for i, block in enumerate(tower.blocks):
             assert isinstance(block, VisionBlock)
-            self._block(x, h, q, k, block, *self._shifts[2 * i : 2 * i + 2])
+            self._block(x, h, block, *self._shifts[2 * i : 2 * i + 2])
             if i in c.deepstack_layers:
                 tap = c.deepstack_layers.index(i)
                 taps[tap] = tower.deepstack_merger_list[tap](self._whole(x, i))
@@ -52,24 +53,15 @@ class VisionRun:
             target.copy_(source)
 
     def _block(
-        self,
-        x: torch.Tensor,
-        h: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        block: VisionBlock,
-        before: torch.Tensor,
-        between: torch.Tensor,
+        self, x: torch.Tensor, h: torch.Tensor, block: VisionBlock, before: torch.Tensor, between: torch.Tensor
     ) -> None:
-        """One block over the stream x, in place; `h`, `q` and `k` are room for what lies between."""
+        """One block over the stream x, in place; `h` is room for what lies between."""
         norm = block.norm1
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, before)
         qkv = block.attn.qkv(h)
-        rotate_patches(qkv, self.cos, self.sin, q, k)
-        v = qkv.view(len(x), 3, *q.shape[1:])[:, 2]
-        heads = [t.unflatten(0, (self.images, -1)).transpose(1, 2) for t in (q, k, v)]
-        mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(len(x), -1)
-        _add_product(x, mixed, block.attn.proj)
+        heads = h.unflatten(1, (block.attn.num_heads, -1))
+        patch_attention(qkv, self.cos, self.sin, heads, self._arrivals)
+        _add_product(x, h, block.attn.proj)
         norm = block.norm2
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)
         _add_product(x, _linear_gelu(h, block.mlp.linear_fc1), block.mlp.linear_fc2)

@@ -124,8 +124,9 @@ def _fetch(keys, values, row, column, k_room, v_room, full, empty, n, STAGES: gl
 
 @gluon.jit
 def _produce(
-    q, keys, values, own_keys, own_values, tail_sequence, tail_length, q_room, k_room, v_room, asked, full, empty,
-    first, end, tail_start, tail_room, capacity, waypoints, tile, kv_head, split, first_candidate, last_candidate,
+    q, keys, values, own_keys, own_values, tail_sequence, tail_length,
+    q_room, k_room, v_room, asked, full, empty, first, end, tail_start, tail_room, capacity,
+    waypoints, tile, kv_head, split, first_candidate, last_candidate,
     GROUP: gl.constexpr, SPLITS: gl.constexpr, MEMBERS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The one warp that fetches."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from alpamayo_rt.kernels.attention.patches import patch_attention
 from alpamayo_rt.kernels.layers.vision import add_layer_norm
-from alpamayo_rt.model.vision import VisionBlock, VisionFeatures, VisionTower
+from alpamayo_rt.model.vision import PatchMerger, VisionBlock, VisionFeatures, VisionTower
 from alpamayo_rt.quantization.linear import QuantizedLinear
 
 Linear = nn.Linear | QuantizedLinear
@@ -27,7 +27,11 @@ class VisionRun:
         self.tower, self.images = tower, images
         values = c.in_channels * c.temporal_patch_size * c.patch_size**2
         self.patches = like.new_zeros(images, rows * columns, values)
-        self.positions, cos, sin = tower.places(rows, columns)
+        positions, cos, sin = tower.places(rows, columns)
+        bias = tower.patch_embed.proj.bias
+        assert bias is not None
+        # What is added to the product of the patches.
+        self._start = (positions + bias).repeat(images, 1)
         # The halves of a head have the same angles.
         half = cos.shape[1] // 2
         self.cos, self.sin = cos[:, :half].contiguous(), sin[:, :half].contiguous()
@@ -39,18 +43,18 @@ class VisionRun:
     def __call__(self) -> None:
         """`patches` → `features`."""
         tower, c = self.tower, self.tower.config
-        x = (tower.patch_embed(self.patches) + self.positions).flatten(0, 1)
+        weight = tower.patch_embed.proj.weight.flatten(1)
+        x = torch.addmm(self._start, self.patches.flatten(0, 1), weight.t())
         h = torch.empty_like(x)
-        taps: dict[int, torch.Tensor] = {}
         for i, block in enumerate(tower.blocks):
             assert isinstance(block, VisionBlock)
             self._block(x, h, block, *self._shifts[2 * i : 2 * i + 2])
             if i in c.deepstack_layers:
                 tap = c.deepstack_layers.index(i)
-                taps[tap] = tower.deepstack_merger_list[tap](self._whole(x, i))
-        made = [tower.merger(self._whole(x, len(tower.blocks) - 1)), *(taps[i] for i in range(len(taps)))]
-        for target, source in zip(self.features, made, strict=True):
-            target.copy_(source)
+                merger = tower.deepstack_merger_list[tap]
+                assert isinstance(merger, PatchMerger)
+                _merge(x, h, merger, self._shifts[2 * i + 2], self.features[1 + tap])
+        _merge(x, h, tower.merger, self._shifts[-1], self.features[0])
 
     def _block(
         self, x: torch.Tensor, h: torch.Tensor, block: VisionBlock, before: torch.Tensor, between: torch.Tensor
@@ -66,14 +70,26 @@ class VisionRun:
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)
         _add_product(x, _linear_gelu(h, block.mlp.linear_fc1), block.mlp.linear_fc2)
 
-    def _whole(self, x: torch.Tensor, block: int) -> torch.Tensor:
-        """The stream behind a block with all its biases."""
-        return x + self._shifts[2 * block + 2].to(x.dtype)
-
     def result(self) -> VisionFeatures:
         """A copy of what the last run made."""
         embeds, *deepstack = self.features.clone()
         return VisionFeatures(embeds, tuple(deepstack))
+
+
+def _merge(
+    x: torch.Tensor, h: torch.Tensor, merger: PatchMerger, shift: torch.Tensor, target: torch.Tensor
+) -> None:
+    """The merger of the stream with its biases `shift`, into `target`; `h` is room."""
+    width = merger.norm.normalized_shape[0]
+    wide, normed = x.view(-1, width), h.view(-1, width)
+    shift = shift.repeat(width // len(shift))
+    add_layer_norm(wide, None, merger.norm.weight, merger.norm.bias, merger.norm.eps, normed, shift)
+    opened = F.gelu(merger.linear_fc1(h.view(-1, merger.merged)))
+    last = merger.linear_fc2
+    if isinstance(last, QuantizedLinear):
+        target.copy_(last(opened))
+    else:
+        torch.addmm(last.bias, opened, last.weight.t(), out=target)
 
 
 def _running_biases(tower: VisionTower) -> torch.Tensor:

@@ -30,6 +30,7 @@ from alpamayo_rt.engine.images import encode_by_size
 from alpamayo_rt.engine.kv_cache import KvCache
 from alpamayo_rt.engine.sampling import Sampling, StopRule
 from alpamayo_rt.errors import InputError
+from alpamayo_rt.kernels.products.choice import mode_of_environment
 from alpamayo_rt.model.network import Network
 from alpamayo_rt.model.vision import VisionFeatures
 from alpamayo_rt.prompt.prompt import Images, Prompt
@@ -53,6 +54,7 @@ class GraphEngine(Engine):
         most_slots: int = MOST_SLOTS,
     ):
         super().__init__(config, device, dtype)
+        mode_of_environment()  # a wrong value is said before the first request
         self.network, self.precision, self.frames = network, precision, FrameCache()
         with torch.inference_mode():
             # Parts that were not loaded have no data.

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from alpamayo_rt.config import TextConfig
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.kernels.layers import decoder as ops
+from alpamayo_rt.kernels.products.operations import linear_into
 from alpamayo_rt.quantization.formats import E4m3, Int4, from_int4
 from alpamayo_rt.quantization.linear import has_fp8, product_reference
 
@@ -70,7 +71,11 @@ def product(x: Input, weight: Fused, dtype: torch.dtype) -> torch.Tensor:
     if zero is not None:
         assert scale is not None
         return F.linear(x.values, from_int4(Int4(values, scale, zero), weight.inputs).to(dtype))
-    return torch.mm(x.values, values.t())
+    if len(x.values) <= FEW_TOKENS:
+        return torch.mm(x.values, values.t())
+    out = x.values.new_empty(len(x.values), len(values))
+    linear_into(x.values, values, out)
+    return out
 
 
 def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None:
@@ -84,11 +89,18 @@ def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None
     values = weight.weight.values
     parts = _parts(len(x), *values.shape) if x.is_cuda else 1
     if parts == 1:
-        x.addmm_(h.values, values.t())
+        if len(x) <= FEW_TOKENS:
+            x.addmm_(h.values, values.t())
+        else:
+            linear_into(h.values, values, x, add=True)
         return None
     left = h.values.view(len(x), parts, -1).transpose(0, 1)
     right = values.view(len(values), parts, -1).permute(1, 2, 0)
     return torch.bmm(left, right, out_dtype=torch.float32)
+
+
+FEW_TOKENS = 1024
+"""Up to so many, as many as the expert usually has, torch's own product is as fast; see docs/kernels.md."""
 
 
 def _parts(tokens: int, outputs: int, inputs: int) -> int:

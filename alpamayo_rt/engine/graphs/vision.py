@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from alpamayo_rt.kernels.attention.patches import patch_attention
 from alpamayo_rt.kernels.layers.vision import add_layer_norm
+from alpamayo_rt.kernels.products.operations import linear_into
 from alpamayo_rt.model.vision import PatchMerger, VisionBlock, VisionFeatures, VisionTower
 from alpamayo_rt.quantization.linear import QuantizedLinear
 
@@ -62,13 +63,13 @@ class VisionRun:
         """One block over the stream x, in place; `h` is room for what lies between."""
         norm = block.norm1
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, before)
-        qkv = block.attn.qkv(h)
+        qkv = _linear(h, block.attn.qkv)
         heads = h.unflatten(1, (block.attn.num_heads, -1))
         patch_attention(qkv, self.cos, self.sin, heads, self._arrivals)
         _add_product(x, h, block.attn.proj)
         norm = block.norm2
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)
-        _add_product(x, _linear_gelu(h, block.mlp.linear_fc1), block.mlp.linear_fc2)
+        _add_product(x, _linear(h, block.mlp.linear_fc1, gelu=True), block.mlp.linear_fc2)
 
     def result(self) -> VisionFeatures:
         """A copy of what the last run made."""
@@ -84,12 +85,12 @@ def _merge(
     wide, normed = x.view(-1, width), h.view(-1, width)
     shift = shift.repeat(width // len(shift))
     add_layer_norm(wide, None, merger.norm.weight, merger.norm.bias, merger.norm.eps, normed, shift)
-    opened = F.gelu(merger.linear_fc1(h.view(-1, merger.merged)))
+    opened = F.gelu(_linear(h.view(-1, merger.merged), merger.linear_fc1))
     last = merger.linear_fc2
     if isinstance(last, QuantizedLinear):
         target.copy_(last(opened))
     else:
-        torch.addmm(last.bias, opened, last.weight.t(), out=target)
+        linear_into(opened, last.weight, target, last.bias)
 
 
 def _running_biases(tower: VisionTower) -> torch.Tensor:
@@ -106,11 +107,13 @@ def _add_product(x: torch.Tensor, h: torch.Tensor, layer: Linear) -> None:
     if isinstance(layer, QuantizedLinear):
         x += layer(h) - layer.bias
     else:
-        x.addmm_(h, layer.weight.t())
+        linear_into(h, layer.weight, x, add=True)
 
 
-def _linear_gelu(x: torch.Tensor, layer: Linear) -> torch.Tensor:
-    if isinstance(layer, QuantizedLinear) or not x.is_cuda:
-        return F.gelu(layer(x), approximate="tanh")
-    # One product with bias and tanh GELU behind it in the library.
-    return torch._addmm_activation(layer.bias, x, layer.weight.t(), use_gelu=True)
+def _linear(x: torch.Tensor, layer: Linear, gelu: bool = False) -> torch.Tensor:
+    """The layer, and tanh GELU behind it."""
+    if isinstance(layer, QuantizedLinear):
+        return F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
+    out = x.new_empty(len(x), layer.out_features)
+    linear_into(x, layer.weight, out, layer.bias, gelu=gelu)
+    return out

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers of many rows, with what a product can do on its way out: bias, tanh GELU, residual."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from alpamayo_rt.kernels.products.choice import Products
+
+_PRODUCTS = Products()
+
+
+@torch.no_grad()
+def linear_into(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    gelu: bool = False,
+    add: bool = False,
+) -> None:
+    """A linear layer: out = x · Wᵀ (+ bias), GELU of that, or out += that. One rounding, at the end.
+
+    On a GPU in 16 bits the algorithm is chosen by time when a product of these sizes is first met outside of
+    a capture; `choice.VARIABLE` names other ways.
+
+    Args:
+        x: (M, K), rows contiguous, their distance free; as are weight and out, all of one type.
+        weight: (N, K).
+        out: (M, N), none of the others.
+        bias: (N,) or None.
+        gelu: apply the tanh approximation of GELU.
+        add: add to what is in out. Not with gelu.
+
+    Raises:
+        ValueError: both gelu and add.
+    """
+    if gelu and add:
+        raise ValueError("gelu and add: both, expected one at most")
+    if out.is_cuda:
+        _PRODUCTS(x, weight, out, bias, gelu, add)
+    else:
+        linear_into_twin(x, weight, out, bias, gelu, add)
+
+
+def linear_into_twin(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    gelu: bool = False,
+    add: bool = False,
+) -> None:
+    """See `linear_into`. Float32 inside, or float64 when it is fed float64."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    made = F.linear(x.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
+    if gelu:
+        made = F.gelu(made, approximate="tanh")
+    out.copy_(out + made if add else made)

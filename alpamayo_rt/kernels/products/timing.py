@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times candidates for a product on the device, over operands of their own."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import torch
+
+from alpamayo_rt.kernels.products.library import Key, LibraryError
+
+SCRATCH_BYTES = 256 << 20
+WARM_UPS, ROUNDS, MOST_CALLS = 2, 3, 10
+BUDGET_MS = 20.0
+"""For all timed calls of a product, beside one call of each candidate a round, which there always is."""
+MARGIN = 0.01
+"""The first candidate wins unless another takes less by this share: noise shall not choose."""
+_HEAD_START = 400_000
+"""Cycles that the device spins while the host launches what is timed, 0.2 ms."""
+
+
+class Run(Protocol):
+    """A way to do a product."""
+
+    def __call__(
+        self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+    ) -> None:
+        """Out is overwritten, or added to."""
+
+
+class Operands(NamedTuple):
+    """What candidates are timed on; the calls take the weights in turn."""
+
+    x: torch.Tensor
+    weights: Sequence[torch.Tensor]
+    out: torch.Tensor
+    bias: torch.Tensor | None
+
+
+Clock = Callable[[Callable[[int], None], int], float]
+"""(what to call with 0, 1, …; how many times) → milliseconds a call."""
+
+
+def device_clock(call: Callable[[int], None], times: int) -> float:
+    """CUDA events around calls on the current stream, launched while the device is kept busy before them."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(_HEAD_START)
+    begin.record()
+    for i in range(times):
+        call(i)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / times
+
+
+@contextmanager
+def apart(device: torch.device) -> Iterator[None]:
+    """On the default stream of a GPU, with all earlier work done, and all of this work when it is left.
+
+    The allocator keeps freed memory for the stream that it was allocated in; scratch in the stream of each
+    capture would add up.
+    """
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.default_stream(device)):
+        torch.cuda.synchronize(device)
+        try:
+            yield
+        finally:
+            torch.cuda.synchronize(device)
+
+
+def scratch_operands(
+    key: Key, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+) -> Operands | None:
+    """Operands to time on, random ones as far as `SCRATCH_BYTES` last, else the caller's own.
+
+    The caller's may be zeros, which a GPU multiplies faster than numbers, and a weight read again and again
+    lies in the cache, where it will not be. Out is the caller's where it is overwritten anyway; None if it may
+    not be and there is no room for another.
+    """
+    left = SCRATCH_BYTES
+    generator = torch.Generator(x.device).manual_seed(0)
+
+    def room(like: torch.Tensor, scale: float) -> torch.Tensor | None:
+        nonlocal left
+        size = like.shape[0] * like.stride(0) * like.element_size()
+        if size > left:
+            return None
+        try:
+            whole = torch.empty(like.shape[0], like.stride(0), dtype=like.dtype, device=like.device)
+        except torch.OutOfMemoryError:
+            return None
+        left -= size
+        return whole.normal_(std=scale, generator=generator)[:, : like.shape[1]]
+
+    target = room(out, 1.0) if key.add else out
+    if target is None:
+        return None
+    inputs = room(x, 1.0)
+    weights = [w for _ in range(3) if (w := room(weight, key.k**-0.5)) is not None]
+    return Operands(x if inputs is None else inputs, weights or [weight], target, bias)
+
+
+def fastest(runs: Sequence[Run], operands: Operands, clock: Clock) -> int | None:
+    """The number of the fastest candidate; those that fail are left out; None if all do."""
+    x, weights, out, bias = operands
+
+    def call_of(run: Run) -> Callable[[int], None]:
+        return lambda i: run(x, weights[i % len(weights)], out, bias)
+
+    calls: dict[int, Callable[[int], None]] = {}
+    for number, run in enumerate(runs):
+        call = call_of(run)
+        try:
+            for i in range(WARM_UPS):
+                call(i)
+        except LibraryError:
+            continue
+        calls[number] = call
+    if not calls:
+        return None
+    first = next(iter(calls))
+    share = BUDGET_MS / (ROUNDS * len(calls) * max(clock(calls[first], 1), 1e-6))
+    times = min(max(int(share), 1), MOST_CALLS)
+    # Round by round, so that a clock that changes meanwhile changes for all.
+    rounds = [{number: clock(call, times) for number, call in calls.items()} for _ in range(ROUNDS)]
+    medians = {number: statistics.median(taken[number] for taken in rounds) for number in calls}
+    best = min(medians, key=lambda number: medians[number])
+    return first if medians[first] <= medians[best] * (1 + MARGIN) else best

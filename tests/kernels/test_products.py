@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of many rows: twins against float64, the choice with a library and a clock that are made up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import torch
+from product_cases import TOLERANCE, WAYS, exact, near, operands
+
+from alpamayo_rt.errors import EngineError
+from alpamayo_rt.kernels.products import choice, timing
+from alpamayo_rt.kernels.products.choice import Products, by_torch, key_of
+from alpamayo_rt.kernels.products.library import Key, LibraryError
+from alpamayo_rt.kernels.products.operations import linear_into, linear_into_twin
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+@pytest.mark.parametrize("spare", [0, 3])
+def test_twin_and_torch_against_float64(
+    dtype: torch.dtype, bias: bool, gelu: bool, add: bool, spare: int
+) -> None:
+    for run in (linear_into, linear_into_twin, lambda x, w, out, b, g, a: by_torch(g, a, x, w, out, b)):
+        x, weight, out, shift = operands(5, 7, 13, dtype, spare=spare)
+        given = shift if bias else None
+        expected = exact(x, weight, out, given, gelu, add)
+        run(x, weight, out, given, gelu, add)
+        near(out, expected)
+
+
+def test_gelu_of_a_sum_is_refused() -> None:
+    x, weight, out, _ = operands(2, 2, 2, torch.float32)
+    with pytest.raises(ValueError, match="gelu and add"):
+        linear_into(x, weight, out, gelu=True, add=True)
+
+
+@dataclass
+class FakePlan:
+    """Proposals that do as torch does and count their calls; some are refused."""
+
+    candidates: list[object]
+    key: Key
+    refused: set[int] = field(default_factory=set)
+    calls: list[int] = field(default_factory=list)
+
+    def run(
+        self, number: int, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+    ) -> None:
+        if number in self.refused:
+            raise LibraryError("refused")
+        self.calls.append(number)
+        by_torch(self.key.gelu, self.key.add, x, weight, out, bias)
+
+
+@dataclass
+class Bench:
+    """A library, a clock and a stream that are made up."""
+
+    milliseconds: list[float]
+    """Of each proposal, and last of torch."""
+    refused: set[int] = field(default_factory=set)
+    plans: list[FakePlan] = field(default_factory=list)
+    captures: bool = False
+    timed: int = 0
+
+    def products(self, mode: str | None = "fastest") -> Products:
+        return Products(
+            mode, lambda device: self.plan, self.clock, lambda device: nullcontext(), lambda: self.captures
+        )
+
+    def plan(self, key: Key, bias: torch.Tensor | None) -> FakePlan:
+        self.plans.append(FakePlan([object()] * (len(self.milliseconds) - 1), key, self.refused))
+        return self.plans[-1]
+
+    def clock(self, call: Callable[[int], None], times: int) -> float:
+        plan = self.plans[-1]
+        before = len(plan.calls)
+        for i in range(times):
+            call(i)
+        self.timed += times
+        run = plan.calls[-1] if len(plan.calls) > before else -1
+        return self.milliseconds[run]
+
+
+def run_checked(
+    products: Products, m: int = 6, bias: bool = True, gelu: bool = False, add: bool = False
+) -> None:
+    """A product is right, whatever is chosen, and also when it is the first of its kind."""
+    x, weight, out, shift = operands(m, 16, 8, torch.bfloat16)
+    given = shift if bias else None
+    expected = exact(x, weight, out, given, gelu, add)
+    products(x, weight, out, given, gelu, add)
+    near(out, expected)
+
+
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+@pytest.mark.parametrize(
+    ("milliseconds", "refused", "chosen"),
+    [
+        ([3.0, 1.0, 2.0, 4.0], set(), "#1"),
+        ([3.0, 1.0, 2.0, 4.0], {1}, "#2"),
+        ([1.005, 1.0, 2.0, 4.0], set(), "#0"),  # not worth it
+        ([3.0, 1.0, 2.0, 0.5], set(), "torch"),
+        ([3.0, 1.0, 4.0], {0, 1}, "torch"),
+    ],
+)
+def test_the_fastest_is_chosen_once(
+    milliseconds: list[float], refused: set[int], chosen: str, bias: bool, gelu: bool, add: bool
+) -> None:
+    bench = Bench(milliseconds, refused)
+    products = bench.products()
+    for _ in range(3):
+        run_checked(products, bias=bias, gelu=gelu, add=add)
+    (plan,) = bench.plans
+    assert list(products.chosen.values()) == [chosen]
+    if chosen != "torch":
+        assert plan.calls[-3:] == [int(chosen[1:])] * 3
+    run_checked(products, m=7)
+    assert len(bench.plans) == len(products.chosen) == 2
+
+
+@pytest.mark.parametrize(("taken", "calls"), [(1e-3, 10), (1.0, 2), (100.0, 1)])
+def test_timing_is_bounded(taken: float, calls: int) -> None:
+    bench = Bench([taken, taken, taken])
+    run_checked(bench.products())
+    assert bench.timed == 1 + 3 * timing.ROUNDS * calls
+
+
+def test_nothing_is_timed_nor_proposed_in_a_capture() -> None:
+    bench = Bench([3.0, 1.0, 2.0], captures=True)
+    products = bench.products()
+    run_checked(products)
+    assert (bench.plans, products.chosen) == ([], {})
+    bench.captures = False
+    run_checked(products)
+    timed, bench.captures = bench.timed, True
+    run_checked(products)
+    assert bench.timed == timed
+    assert bench.plans[0].calls[-2:] == [1, 1]
+
+
+def test_the_first_and_torch_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench([3.0, 1.0, 2.0])
+    for mode, chosen in (("first", "#0"), ("torch", "torch")):
+        monkeypatch.setenv(choice.VARIABLE, mode)
+        products = bench.products(None)
+        run_checked(products)
+        assert list(products.chosen.values()) == [chosen]
+    assert (bench.timed, len(bench.plans)) == (0, 1)
+
+
+def test_another_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(choice.VARIABLE, "quickest")
+    with pytest.raises(EngineError, match=r"ALPAMAYO_RT_PRODUCTS: 'quickest', expected one of fastest, first"):
+        run_checked(Bench([1.0, 2.0]).products(None))
+
+
+@pytest.mark.parametrize("fails", ["missing", "binding", "plan", "nothing"])
+def test_without_the_library_torch_computes_and_one_line_says_so(
+    fails: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*given: object) -> None:
+        raise LibraryError("cublasLtCreate: status 1, expected 0")
+
+    bench = Bench([1.0])
+    plans = {"missing": None, "binding": raises, "plan": lambda device: raises, "nothing": lambda d: bench.plan}
+    if fails == "missing":
+        monkeypatch.setattr(choice, "find_library", lambda: None)
+    products = Products(
+        "fastest", plans[fails], bench.clock, lambda device: nullcontext(), lambda: False
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            run_checked(products)
+    assert list(products.chosen.values()) == ["torch"]
+    (record,) = caplog.records
+    assert "torch's own" in record.message
+    if fails in ("missing", "binding"):
+        run_checked(products, m=9)
+        assert len(caplog.records) == 1
+
+
+def test_what_the_library_is_not_for_goes_to_torch() -> None:
+    x, weight, out, bias = operands(6, 16, 8, torch.bfloat16)
+    key = partial(key_of, gelu=False, add=False)
+    assert key(x, weight, out, bias) is not None
+    assert key(x.float(), weight.float(), out.float(), None) is None
+    assert key(x, weight, out, bias.float()) is None
+    assert key(x.t().contiguous().t(), weight, out, bias) is None
+    assert key(x[:1].expand(6, -1), weight, out, bias) is None
+    assert key(x[:0], weight, out[:0], bias) is None
+    bench = Bench([1.0, 2.0])
+    products = bench.products()
+    turned = x.t().contiguous().t()
+    products(turned, weight, out, bias)
+    near(out, exact(x, weight, out, bias, False, False))
+    assert products.chosen == {}
+
+
+def test_keys_say_strides_and_alignments() -> None:
+    x, weight, out, bias = operands(6, 16, 8, torch.bfloat16, spare=8)
+    whole, *_ = operands(6, 16, 40, torch.bfloat16)
+    x = whole[:, 24:32]  # 48 bytes behind a multiple of 256
+    key = key_of(x, weight, out, bias, True, False)
+    assert key is not None
+    assert (key.m, key.n, key.k, key.strides) == (6, 16, 8, (40, 16, 24))
+    assert key.alignments[0] == 16
+    assert key.alignments[1:] == (256, 256, 256)
+    assert (key.bias, key.gelu, key.add) == (True, True, False)
+
+
+def test_scratch_stays_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, out, bias = operands(6, 16, 8, torch.bfloat16, spare=2)
+    key = key_of(x, weight, out, bias, False, True)
+    assert key is not None
+    sizes = [t.shape[0] * t.stride(0) * 2 for t in (out, x, weight)]
+
+    def scratch(room: int) -> timing.Operands | None:
+        monkeypatch.setattr(timing, "SCRATCH_BYTES", room)
+        return timing.scratch_operands(key, x, weight, out, bias)
+
+    full = scratch(sum(sizes) + 2 * sizes[2])
+    assert full is not None
+    own = [full.out, full.x, *full.weights]
+    assert len({t.data_ptr() for t in [*own, x, weight, out]}) == 8
+    for made, like in zip(own, [out, x, weight, weight, weight], strict=True):
+        assert (made.shape, made.stride()) == (like.shape, like.stride())
+    some = scratch(sizes[0] + sizes[1])
+    assert some is not None
+    assert some.x is not x
+    assert [w is weight for w in some.weights] == [True]
+    assert scratch(sizes[0] - 1) is None
+    monkeypatch.setattr(timing, "SCRATCH_BYTES", 0)
+    bench = Bench([2.0, 1.0, 3.0])
+    products = bench.products()
+    run_checked(products, add=True)
+    assert list(products.chosen.values()) == ["#0"]

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cuBLASLt itself: every candidate against float64, in a graph as outside of one, in each mode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from product_cases import WAYS, exact, near, operands
+
+from alpamayo_rt.kernels.products import choice
+from alpamayo_rt.kernels.products.choice import Products, by_torch, key_of
+from alpamayo_rt.kernels.products.library import Library, find_library
+from alpamayo_rt.kernels.products.operations import linear_into
+
+pytestmark = pytest.mark.gpu
+TYPES = [torch.bfloat16, torch.float16]
+SMALL = [(7, 24, 40), (129, 72, 200), (300, 136, 88), (33, 31, 17)]
+"""(m, n, k); no tile fits the last, and nothing of it is aligned."""
+RELEASED = [(2880, 3456, 1152), (2880, 1152, 1152), (2880, 4304, 1152), (2880, 1152, 4304), (3136, 4096, 4096)]
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    functions = find_library()
+    assert functions is not None, "torch for CUDA comes with cuBLASLt"
+    return Library(functions, torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+@pytest.mark.parametrize("spare", [0, 8])
+@pytest.mark.parametrize(("m", "n", "k"), SMALL + RELEASED[:3])
+def test_all_candidates(
+    library: Library, m: int, n: int, k: int, spare: int, bias: bool, gelu: bool, add: bool, dtype: torch.dtype
+) -> None:
+    x, weight, out, shift = operands(m, n, k, dtype, "cuda", spare)
+    given = shift if bias else None
+    key = key_of(x, weight, out, given, gelu, add)
+    assert key is not None
+    plan = library.plan(key, given)
+    assert plan.candidates or n % 8 or k % 8
+    expected, before = exact(x, weight, out, given, gelu, add), out.clone()
+    for number in range(len(plan.candidates)):
+        out.copy_(before)
+        plan.run(number, x, weight, out, given)
+        near(out, expected)
+
+
+@pytest.mark.parametrize("mode", choice.MODES)
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+@pytest.mark.parametrize(("m", "n", "k"), [*SMALL, *RELEASED])
+def test_chosen_products(m: int, n: int, k: int, bias: bool, gelu: bool, add: bool, mode: str) -> None:
+    products = Products(mode)
+    x, weight, out, shift = operands(m, n, k, torch.bfloat16, "cuda")
+    given = shift if bias else None
+    expected, before = exact(x, weight, out, given, gelu, add), out.clone()
+    results = []
+    for _ in range(3):
+        out.copy_(before)
+        products(x, weight, out, given, gelu, add)
+        near(out, expected)
+        results.append(out.clone())
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    (chosen,) = products.chosen.values()
+    assert chosen == "torch" if mode == "torch" else True
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+def test_in_a_graph(bias: bool, gelu: bool, add: bool, known: bool) -> None:
+    """The replay of a captured product equals the call, with inputs that came after the capture."""
+    products = Products("fastest")
+    m, n, k = 2880, 1152, 1152
+    x, weight, out, shift = operands(m, n, k, torch.bfloat16, "cuda")
+    given = shift if bias else None
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            if known:
+                products(x, weight, out, given, gelu, add)
+            else:  # torch's library has its handle before a capture
+                by_torch(gelu, add, x, weight, out, given)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        products(x, weight, out, given, gelu, add)
+    assert len(products.chosen) == known
+    x.copy_(torch.randn_like(x))
+    start = torch.randn_like(out)
+    out.copy_(start)
+    expected = exact(x, weight, out, given, gelu, add)
+    graph.replay()
+    replayed = out.clone()
+    near(replayed, expected)
+    if known:
+        out.copy_(start)
+        products(x, weight, out, given, gelu, add)
+        assert torch.equal(replayed, out)
+
+
+def test_timing_leaves_what_is_added_to_and_the_random_numbers() -> None:
+    x, weight, out, _ = operands(2880, 1152, 1152, torch.bfloat16, "cuda")
+    expected = exact(x, weight, out, None, False, True)
+    torch.cuda.manual_seed(3)
+    first = torch.rand(4, device="cuda")
+    torch.cuda.manual_seed(3)
+    Products("fastest")(x, weight, out, None, False, True)
+    near(out, expected)
+    assert torch.equal(first, torch.rand(4, device="cuda"))
+
+
+def test_float32_is_torch_s() -> None:
+    x, weight, out, bias = operands(33, 24, 40, torch.float32, "cuda")
+    expected = exact(x, weight, out, bias, True, False)
+    linear_into(x, weight, out, bias, gelu=True)
+    assert (out.double() - expected).norm() < 1e-3 * expected.norm()  # TF32 may be on

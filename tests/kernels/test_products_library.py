@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The binding of cuBLASLt, against functions that take what the library takes and compute as it would."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from product_cases import WAYS, exact, near, operands
+from torch.nn import functional as F
+
+from alpamayo_rt.kernels.products import library
+from alpamayo_rt.kernels.products.choice import key_of
+from alpamayo_rt.kernels.products.library import HeuristicResult, Library, LibraryError, find_library
+
+STREAM = 4711
+
+
+def value(given: Any) -> Any:
+    """Of a handle, an address or a number."""
+    return given.value if hasattr(given, "value") else given
+
+
+class FakeFunction:
+    """A function of a library: it can be given a signature, holds callers to it, and returns a status."""
+
+    def __init__(self, work: Any):
+        self.work, self.argtypes, self.restype = work, (), None
+
+    def __call__(self, *arguments: Any) -> int:
+        assert len(arguments) == len(self.argtypes)
+        for kind, argument in zip(self.argtypes, arguments, strict=True):
+            kind.from_param(argument)  # raises on what ctypes would not take
+        return self.work(*arguments) or library.SUCCESS
+
+
+class FakeLibrary:
+    """As cuBLASLt counts: columns first; descriptors are numbers."""
+
+    def __init__(self, states: tuple[int, ...] = (0, 0), status: int = 0):
+        self.made: dict[int, dict[Any, Any]] = {}
+        self.states, self.status, self.runs = states, status, []
+        for name in library._SIGNATURES:
+            setattr(self, name, FakeFunction(getattr(self, f"_{name.removeprefix('cublasLt')}")))
+
+    def _new(self, place: Any, **content: Any) -> None:
+        place._obj.value = 1000 + len(self.made)
+        self.made[place._obj.value] = dict(content)
+
+    def _Create(self, place: Any) -> None:
+        self._new(place)
+
+    def _MatmulDescCreate(self, place: Any, compute: int, scale: int) -> None:
+        self._new(place, compute=compute, scale=scale)
+
+    def _MatmulDescSetAttribute(self, which: Any, attribute: int, place: Any, size: int) -> None:
+        assert size == ctypes.sizeof(place._obj) == {8: 8}.get(attribute, 4)
+        self.made[value(which)][attribute] = place._obj.value
+
+    def _MatrixLayoutCreate(self, place: Any, kind: int, rows: int, columns: int, stride: int) -> None:
+        self._new(place, kind=kind, shape=(rows, columns), stride=stride)
+
+    def _MatmulPreferenceCreate(self, place: Any) -> None:
+        self._new(place)
+
+    def _MatmulPreferenceSetAttribute(self, which: Any, attribute: int, place: Any, size: int) -> None:
+        assert size == ctypes.sizeof(place._obj) == {1: 8}.get(attribute, 4)
+        self.made[value(which)][attribute] = place._obj.value
+
+    def _MatmulPreferenceDestroy(self, which: Any) -> None:
+        self.made[value(which)]["gone"] = True
+
+    def _MatmulAlgoGetHeuristic(self, *given: Any) -> int:
+        *_, preference, most, results, found = given
+        self.preference = dict(self.made[value(preference)])
+        for i, state in enumerate(self.states):
+            results[i].state, results[i].algo[0] = state, 70 + i
+        assert len(self.states) <= most == len(results)
+        found._obj.value = len(self.states)
+        return self.status
+
+    def _Matmul(self, handle: Any, description: Any, *given: Any) -> None:
+        alpha, a, a_layout, b, b_layout, beta, c, c_layout, d, d_layout, algorithm, workspace, size, stream = (
+            given
+        )
+        assert (c, value(c_layout), stream) == (d, value(d_layout), STREAM)
+        assert workspace
+        assert (size, value(handle)) == (library.WORKSPACE_BYTES, 1000)
+        how = self.made[value(description)]
+        assert (how["compute"], how["scale"], alpha._obj.value) == (68, 0, 1.0)
+        left, right, target = (self._matrix(p, at) for p, at in ((a, a_layout), (b, b_layout), (d, d_layout)))
+        made = (left.T if how[3] else left).astype(float) @ (right.T if how[4] else right).astype(float)
+        made = made + beta._obj.value * target
+        epilogue = how[7]
+        if epilogue in (4, 36):
+            bias = (ctypes.c_uint16 * len(made)).from_address(how[8])
+            made = made + np.frombuffer(bias, np.float16)[:, None]
+        if epilogue in (32, 36):
+            made = F.gelu(torch.from_numpy(made), approximate="tanh").numpy()
+        target[:] = made
+        self.runs.append(algorithm._obj[0])
+
+    def _matrix(self, address: int, which: Any) -> np.ndarray:
+        layout = self.made[value(which)]
+        assert layout["kind"] == 2  # float16
+        (rows, columns), stride = layout["shape"], layout["stride"]
+        memory = (ctypes.c_uint16 * (stride * (columns - 1) + rows)).from_address(address)
+        values = np.frombuffer(memory, np.float16)
+        return np.lib.stride_tricks.as_strided(values, (rows, columns), (2, 2 * stride))
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM))
+
+
+def test_the_structure_is_the_header_s() -> None:
+    assert ctypes.sizeof(HeuristicResult) == 96
+    offsets = [getattr(HeuristicResult, name).offset for name, _ in HeuristicResult._fields_]
+    assert offsets == [0, 64, 72, 76, 80]
+
+
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+@pytest.mark.parametrize("spare", [0, 5])
+def test_products_are_those_of_row_major_matrices(bias: bool, gelu: bool, add: bool, spare: int) -> None:
+    functions = FakeLibrary()
+    x, weight, out, shift = operands(5, 7, 13, torch.float16, spare=spare)
+    given = shift if bias else None
+    key = key_of(x, weight, out, given, gelu, add)
+    assert key is not None
+    plan = Library(functions, torch.device("cpu")).plan(key, given)  # type: ignore[arg-type]
+    assert len(plan.candidates) == 2
+    expected = exact(x, weight, out, given, gelu, add)
+    plan.run(1, x, weight, out, given)
+    near(out, expected)
+    assert functions.runs == [71]
+    if bias:  # another layer's
+        other = shift * 2
+        expected = exact(x, weight, out, other, gelu, add)
+        plan.run(0, x, weight, out, other)
+        near(out, expected)
+
+
+def test_preferences() -> None:
+    functions = FakeLibrary(states=(0, 15, 0))
+    x, weight, out, bias = operands(5, 7, 24, torch.float16)
+    x, weight = x[:, 8:], weight[:, 4:20]  # 16 and 8 bytes behind
+    key = key_of(x, weight, out, bias, False, False)
+    assert key is not None
+    plan = Library(functions, torch.device("cpu")).plan(key._replace(alignments=(16, 8, 256, 32)), bias)  # type: ignore[arg-type]
+    assert functions.preference == {1: library.WORKSPACE_BYTES, 3: 2, 5: 8, 6: 16, 7: 32, 8: 32}
+    assert [c.algo[0] for c in plan.candidates] == [70, 72]
+    assert all("gone" in made for made in functions.made.values() if 1 in made and 5 in made)
+
+
+def test_statuses() -> None:
+    x, weight, out, bias = operands(5, 7, 8, torch.float16)
+    key = key_of(x, weight, out, bias, False, False)
+    assert key is not None
+    cpu = torch.device("cpu")
+    assert Library(FakeLibrary((), 15), cpu).plan(key, bias).candidates == []  # type: ignore[arg-type]
+    with pytest.raises(LibraryError, match="cublasLtMatmulAlgoGetHeuristic: status 7, expected 0"):
+        Library(FakeLibrary((), 7), cpu).plan(key, bias)  # type: ignore[arg-type]
+    functions = FakeLibrary()
+    functions.cublasLtMatmul.work = lambda *given: 13  # type: ignore[attr-defined]
+    plan = Library(functions, cpu).plan(key, bias)  # type: ignore[arg-type]
+    with pytest.raises(LibraryError, match="cublasLtMatmul: status 13, expected 0"):
+        plan.run(0, x, weight, out, bias)
+
+
+def test_the_library_of_this_torch_s_cuda_is_sought(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def refuse(name: str, mode: int) -> None:
+        asked.append((name, mode))
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    beside = tmp_path / "nvidia" / "cu13" / "lib" / "libcublasLt.so.13"
+    beside.parent.mkdir(parents=True)
+    beside.touch()
+    assert find_library() is None
+    assert [name for name, _ in asked] == ["libcublasLt.so.13", str(beside), "libcublasLt.so.13"]
+    assert asked[0][1] != 0  # only if it is loaded
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert find_library() is None
+    assert len(asked) == 3

@@ -192,12 +192,17 @@ def test_programs_beyond_the_matrix_write_nothing(device: str) -> None:
     assert not bool((out == 7).any())
 
 
-@pytest.mark.parametrize("width", [24, 1500])
-def test_embed(width: int, device: str) -> None:
+@pytest.mark.parametrize(("width", "half"), [(24, 64), (1500, 12)])
+def test_embed_and_place(width: int, half: int, device: str) -> None:
     table, ids = random(50, width, dtype=torch.bfloat16).to(device), torch.tensor([3, 49, 0], device=device)
+    angles = random(90, half, seed=1).to(device), random(90, half, seed=2).to(device)
+    positions = torch.tensor([89, 0, 7], device=device)
     out = torch.full((3, width), torch.nan, device=device, dtype=torch.bfloat16)
-    operations.embed(table, ids, out)
+    cos, sin = torch.full((2, 3, half), torch.nan, device=device)
+    operations.embed_and_place(table, ids, out, angles, positions, (cos, sin))
     assert torch.equal(out, table[ids])
+    assert torch.equal(cos, angles[0][positions])
+    assert torch.equal(sin, angles[1][positions])
 
 
 def test_the_twin_rounds_as_the_modules_do() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,9 +71,17 @@ def export_1_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from alpamayo_rt.checkpoint import open_checkpoint
     from alpamayo_rt.export.run import export_model
 
-    folder = tmp_path_factory.mktemp("export")
-    export_model(open_checkpoint(str(SHIPPED / "model" / "checkpoint")), folder, precision="fp32")
-    return folder
+    # Tracing takes half a minute: of the processes that run side by side, the first does it for all.
+    place = tmp_path_factory.getbasetemp()
+    folder = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "shared-export"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "model").exists():
+            checkpoint = open_checkpoint(str(SHIPPED / "model" / "checkpoint"))
+            export_model(checkpoint, folder / "made", precision="fp32")
+            (folder / "made").rename(folder / "model")
+    return folder / "model"
 
 
 @pytest.fixture(scope="session", autouse=True)

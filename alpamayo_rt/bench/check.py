@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is what was timed right? The engine and the eager engine, both against a float32 pass over the same weights.
 
-The float32 pass is the eager engine over a network that is there layer by layer (`streamed_network`), so that
-it fits beside whatever fills the memory; and so is the eager engine's own pass in the engine's precision. No
-second model is written down here.
+The float32 pass is the eager engine over a network that is there layer by layer (`streamed_network`), and so is
+the eager engine's own pass in the engine's precision. Neither needs the engine: it is watched first, and may be
+gone when they run, so that they fit where it filled the memory. No second model is written down here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from alpamayo_rt.bench.random_model import streamed_network
 from alpamayo_rt.bench.weights import Weights
 from alpamayo_rt.bench.workloads import SAMPLING, Request
+from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine.hand_off import hand_off
@@ -134,13 +135,39 @@ def _full_float32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def check(engine: Engine, weights: Weights, request: Request, say: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Watched:
+    """What is left of an engine for its check: nothing of it on the device.
+
+    Attributes:
+        observed: what it gave, as it was timed.
+        config: sizes of its network.
+        device: where it ran.
+        dtype: of all that is not narrowed.
+        precision: what that is called.
+    """
+
+    observed: Observed
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+
+
+def watch(engine: Engine, request: Request, say: Callable[[str], None]) -> Watched:
+    """Run an engine as it was timed and keep what its check needs; `say` is told what is going on."""
+    say(f"{engine.name} {engine.precision}, as timed")
+    observed = observe(engine, request, step_by_step=True)
+    return Watched(observed, engine.config, engine.device, engine.dtype, engine.precision)
+
+
+def check(watched: Watched, weights: Weights, request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     """The record's `check` of an engine.
 
     Args:
-        engine: as it was timed.
+        watched: of the engine, which need not be there any more.
         weights: of its network, as they were before any narrowing.
-        request: what it runs.
+        request: what it ran.
         say: told what is going on.
 
     Returns:
@@ -150,18 +177,16 @@ def check(engine: Engine, weights: Weights, request: Request, say: Callable[[str
     """
     with _full_float32():
         say("float32 pass, layer by layer")
-        reference = observe(_streamed(engine, weights, torch.float32, "fp32"), request, step_by_step=False)
+        reference = observe(_streamed(watched, weights, torch.float32, "fp32"), request, step_by_step=False)
     found = {}
-    precisions = {"eager": (engine.dtype, engine.precision)}
-    if engine.precision in NARROW:
+    precisions = {"eager": (watched.dtype, watched.precision)}
+    if watched.precision in NARROW:
         precisions["eager_bf16"] = (torch.bfloat16, "bf16")
     for name, (dtype, precision) in precisions.items():
         say(f"eager {precision}, layer by layer")
-        eager = _streamed(engine, weights, dtype, precision)
+        eager = _streamed(watched, weights, dtype, precision)
         found[name] = distances(observe(eager, request, step_by_step=False), reference)
-    say(f"{engine.name} {engine.precision}, as timed")
-    own = distances(observe(engine, request, step_by_step=True), reference)
-    return judge(own, found)
+    return judge(distances(watched.observed, reference), found)
 
 
 def judge(own: dict[str, Any], others: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -173,6 +198,7 @@ def judge(own: dict[str, Any], others: dict[str, dict[str, Any]]) -> dict[str, A
     return own | others | {"ratio": ratio, "bound": BOUND, "passed": not failed, "failed": failed}
 
 
-def _streamed(engine: Engine, weights: Weights, dtype: torch.dtype, precision: str) -> EagerEngine:
-    network = streamed_network(engine.config, weights, engine.device, dtype, precision)
-    return EagerEngine(network, engine.config, engine.device, dtype, precision)
+def _streamed(watched: Watched, weights: Weights, dtype: torch.dtype, precision: str) -> EagerEngine:
+    config, device = watched.config, watched.device
+    network = streamed_network(config, weights, device, dtype, precision)
+    return EagerEngine(network, config, device, dtype, precision)

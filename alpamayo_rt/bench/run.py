@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from alpamayo_rt.bench.ceilings import Ceilings, Work, measure_ceilings, stage_work
-from alpamayo_rt.bench.check import check
+from alpamayo_rt.bench.check import Watched, check, watch
 from alpamayo_rt.bench.pipeline import Pipeline
 from alpamayo_rt.bench.subject import Subject, open_subject
 from alpamayo_rt.bench.timing import Say, measure, soak
-from alpamayo_rt.bench.workloads import WORKLOADS, Workload, choose_workloads
+from alpamayo_rt.bench.weights import Weights
+from alpamayo_rt.bench.workloads import WORKLOADS, Request, Workload, choose_workloads
 from alpamayo_rt.engine.base import Engine
 
 _COMPARED_RUNS = 3
@@ -79,15 +80,34 @@ def run_job(job: Job, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, An
     # A name that is wrong shall not be noticed after minutes.
     choose_workloads(job.workloads, True, job.candidates, job.tokens, job.steps)
     for precision in job.precisions:
-        subject = open_subject(job.model, job.family, precision, job.device, job.seed, say)
-        _time_subject(job, subject, ceilings, say, keep)
-        del subject
+        unchecked = _time_precision(job, precision, ceilings, say, keep)
+        # What was timed went with that call: the check needs its place.
         _release(job.device)
+        if unchecked is not None:
+            unchecked.add_check(lambda line: say(f"check: {line}"))
+            del unchecked
+            _release(job.device)
 
 
-def _time_subject(
-    job: Job, subject: Subject, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, Any]], None]
-) -> None:
+@dataclass(frozen=True)
+class _Unchecked:
+    """Results that lack their check, and what it takes; nothing of the network that was timed."""
+
+    results: list[dict[str, Any]]
+    watched: Watched
+    weights: Weights
+    request: Request
+
+    def add_check(self, say: Say) -> None:
+        found = check(self.watched, self.weights, self.request, say)
+        for result in self.results:
+            result["check"] = found
+
+
+def _time_precision(
+    job: Job, precision: str, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, Any]], None]
+) -> _Unchecked | None:
+    subject = open_subject(job.model, job.family, precision, job.device, job.seed, say)
     compared: list[dict[str, Any]] = []
     if job.compare and job.engine != "eager":
         # First: the other one may lay the weights out as it likes.
@@ -112,11 +132,11 @@ def _time_subject(
     if engine.name != "eager":
         for result in compared:
             keep(result)
-    if job.check and subject.weights is not None:
-        _release(job.device)
-        found = check(engine, subject.weights, request, lambda line: say(f"check: {line}"))
-        for result in results:
-            result["check"] = found
+    if not job.check or subject.weights is None:
+        return None
+    _release(job.device)
+    watched = watch(engine, request, lambda line: say(f"check: {line}"))
+    return _Unchecked(results, watched, subject.weights, request)
 
 
 def _time_engine(

@@ -17,7 +17,7 @@ from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
 from alpamayo_rt.prompt.history import history_bins
 from alpamayo_rt.prompt.positions import mrope_positions
-from alpamayo_rt.prompt.prompt import Images, Prompt, prepare_images
+from alpamayo_rt.prompt.prompt import Images, Prompt, build_prompt, prepare_images
 from alpamayo_rt.sample.sample import HISTORY_POSES, STEP_SECONDS, Sample
 
 FRAMES, HEIGHT, WIDTH = 4, 1080, 1920
@@ -159,10 +159,12 @@ def request_of(model: Model, workload: Workload, cameras: tuple[int, ...] | None
     """The workload as a checkpoint's own input: its tokenizer, its image sizes, its usual cameras or others."""
     config = model.config
     sample = _sample(cameras or config.family.tasks[0].cameras, model.engine.device)
+    # Not `model.prompt_of`: a request outlives its engine, and must not keep the network in memory.
+    tokenizer = model.tokenizer
     return _request(
         workload,
         sample,
-        lambda images: model.prompt_of(sample, images),
+        lambda images: build_prompt(sample, images, config, tokenizer),
         config,
         model.engine.device,
         model.stop_rule(config.family.tasks[0]),

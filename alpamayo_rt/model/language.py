@@ -8,6 +8,7 @@ from torch import nn
 
 from alpamayo_rt.config import TextConfig
 from alpamayo_rt.model.decoder import Decoder
+from alpamayo_rt.model.embedding import embedding
 
 
 class LanguageModel(Decoder):
@@ -16,7 +17,7 @@ class LanguageModel(Decoder):
     def __init__(self, c: TextConfig):
         super().__init__(c)
         self.config = c
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.embed_tokens = embedding(c.vocab_size, c.hidden_size)
         self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
 
     def embed(self, ids: torch.Tensor, image_slots: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alpamayo_rt.config import VisionConfig
+from alpamayo_rt.model.embedding import embedding
 from alpamayo_rt.model.rotary import inverse_frequencies, rotate
 
 _EPS = 1e-6
@@ -105,7 +106,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = c
         self.patch_embed = PatchEmbed(c)
-        self.pos_embed = nn.Embedding(c.num_position_embeddings, c.hidden_size)
+        self.pos_embed = embedding(c.num_position_embeddings, c.hidden_size)
         self.blocks = nn.ModuleList(VisionBlock(c) for _ in range(c.depth))
         self.merger = PatchMerger(c, concatenate_first=False)
         self.deepstack_merger_list = nn.ModuleList(

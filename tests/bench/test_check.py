@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import pytest
 import torch
 
 from alpamayo_rt import Model
-from alpamayo_rt.bench.check import check
+from alpamayo_rt.bench.check import check, watch
 from alpamayo_rt.bench.random_model import build_network
-from alpamayo_rt.bench.weights import CheckpointWeights, RandomWeights
+from alpamayo_rt.bench.weights import CheckpointWeights, RandomWeights, Weights
 from alpamayo_rt.bench.workloads import Request
+from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine.graphs.engine import GraphEngine
 from alpamayo_rt.engine.hand_off import HandOff
@@ -27,6 +29,10 @@ def quiet(line: str) -> None:
     pass
 
 
+def checked(engine: Engine, weights: Weights, request: Request) -> dict[str, Any]:
+    return check(watch(engine, request, quiet), weights, request, quiet)
+
+
 def eager(model: Model) -> EagerEngine:
     assert isinstance(model.engine, EagerEngine)
     return model.engine
@@ -34,7 +40,7 @@ def eager(model: Model) -> EagerEngine:
 
 def test_the_eager_engine_agrees_in_float32(model_1_5: Model, small_request: Request) -> None:
     weights = CheckpointWeights(model_1_5.checkpoint, CPU)
-    found = check(eager(model_1_5), weights, small_request, quiet)
+    found = checked(eager(model_1_5), weights, small_request)
     assert found["passed"], found
     for name in ("vision", "prefill_logits", "cache", "velocity", "action"):
         assert found[name] < 1e-5
@@ -47,7 +53,7 @@ def test_narrower_engines_are_compared_with_the_eager_one(
 ) -> None:
     config, weights = model_1_5.config, RandomWeights(model_1_5.config, CPU)
     network = build_network(config, weights, CPU, torch.bfloat16, precision)
-    found = check(EagerEngine(network, config, CPU, torch.bfloat16, precision), weights, small_request, quiet)
+    found = checked(EagerEngine(network, config, CPU, torch.bfloat16, precision), weights, small_request)
     assert 1e-4 < found["eager"]["cache"] < 0.2
     assert 0.5 < found["ratio"]["cache"] < 1.5
     assert ("eager_bf16" in found) == (precision == "fp8")
@@ -59,7 +65,7 @@ def test_the_engine_of_graphs_is_checked_as_it_is_timed(model_1_5: Model, small_
     config, weights = model_1_5.config, RandomWeights(model_1_5.config, CPU)
     network = build_network(config, weights, CPU, torch.bfloat16, "bf16")
     engine = GraphEngine(network, config, CPU, torch.bfloat16, "bf16")
-    found = check(engine, weights, small_request, quiet)
+    found = checked(engine, weights, small_request)
     assert found["passed"], found
     assert 0.8 < found["ratio"]["cache"] < 1.25
 
@@ -91,7 +97,7 @@ def test_a_wrong_stage_is_caught(model_1_5: Model, small_request: Request, stage
     right = eager(model_1_5)
     engine = Wrong(right.network, right.config, right.device, right.dtype, right.precision)
     engine.stage = stage
-    found = check(engine, CheckpointWeights(model_1_5.checkpoint, CPU), small_request, quiet)
+    found = checked(engine, CheckpointWeights(model_1_5.checkpoint, CPU), small_request)
     assert not found["passed"]
     assert stage in found["failed"]
 
@@ -100,5 +106,5 @@ def test_a_wrong_weight_is_caught(model_1_5: Model, small_request: Request) -> N
     config, weights = model_1_5.config, RandomWeights(model_1_5.config, CPU)
     network = build_network(config, weights, CPU, torch.bfloat16, "bf16")
     network.language.layers[1].mlp.down_proj.weight[0] += 0.5
-    found = check(EagerEngine(network, config, CPU, torch.bfloat16, "bf16"), weights, small_request, quiet)
+    found = checked(EagerEngine(network, config, CPU, torch.bfloat16, "bf16"), weights, small_request)
     assert "cache" in found["failed"]

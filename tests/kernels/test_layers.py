@@ -110,6 +110,33 @@ def test_qk_norm_rope(dtype: torch.dtype, n: int, heads: int, kv: int, d: int, d
 
 
 @pytest.mark.parametrize("dtype", TYPES)
+def test_what_follows_a_product_of_the_stream_does_the_norm(dtype: torch.dtype, device: str) -> None:
+    # The norm's weights are part of the matrix.
+    n, hidden, heads, kv, d, inner = 5, 40, 4, 2, 8, 24
+    stream = 3 * random(n, hidden, seed=1, dtype=dtype)
+    normed = stream.double() * torch.rsqrt(stream.double().square().mean(-1, keepdim=True) + 1e-6)
+    products = [random((heads + 2 * kv) * d, hidden, seed=2), random(2 * inner, hidden, seed=3)]
+    raw, divided = ([(x.double() @ w.double().T).to(dtype) for w in products] for x in (stream, normed))
+    angles = random(n, d // 2, seed=5).to(device)
+    places = (angles.cos(), angles.sin(), torch.arange(n, device=device))
+    ones = torch.ones(2, d, dtype=dtype, device=device)
+    found = []
+    for product, given in ((raw[0], stream.to(device)), (divided[0], None)):
+        q_out = torch.empty(n, heads, d, dtype=dtype, device=device)
+        planes = torch.empty(2, kv, n, d, dtype=dtype, device=device)
+        decoder.qk_norm_rope(product.to(device), *ones, 1e-6, *places, q_out, *planes, given)
+        found.append((q_out, planes))
+    for mine, other in zip(*found, strict=True):
+        near(mine, other, dtype)
+    opened = []
+    for product, given in ((raw[1], stream.to(device)), (divided[1], None)):
+        out = torch.empty(n, inner, dtype=dtype, device=device)
+        decoder.swiglu(product.to(device), out, None, None, given, 1e-6)
+        opened.append(out)
+    near(*opened, dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("narrow", ["no", "token", "static"])
 def test_swiglu(dtype: torch.dtype, narrow: str, device: str) -> None:
     gate_up = random(3, 2 * 2100, dtype=dtype)
@@ -152,18 +179,6 @@ def test_add_layer_norm(dtype: torch.dtype, device: str) -> None:
     shifted = (x + delta).double() + shift
     near(out, F.layer_norm(shifted, (72,), weight.double(), bias.double(), 1e-6), dtype)
     near(ours, x + delta, dtype)
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-def test_rotate_patches(dtype: torch.dtype, device: str) -> None:
-    images, patches, heads, d = 2, 5, 3, 12
-    qkv, angles = random(images * patches, 3 * heads * d, dtype=dtype), random(patches, d // 2, seed=1)
-    q, k = (torch.empty(images * patches, heads, d, dtype=dtype, device=device) for _ in range(2))
-    vision.rotate_patches(qkv.to(device), angles.cos().to(device), angles.sin().to(device), q, k)
-    both = angles.repeat(1, 2)
-    parts = qkv.view(images, patches, 3, heads, d).permute(2, 0, 3, 1, 4)
-    for out, part in ((q, parts[0]), (k, parts[1])):
-        near(out, rotate(part, both.cos(), both.sin()).transpose(1, 2).flatten(0, 1), dtype)
 
 
 def test_action_features(device: str) -> None:

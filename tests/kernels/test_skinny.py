@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from interpreted import run_again_in_the_interpreter
 from torch.nn import functional as F
 
 from alpamayo_rt.kernels.dispatch import uses_triton
@@ -23,6 +22,20 @@ EPS = 1e-6
 # (N, K): odd ones, powers of two, several tiles along K, a last group of 128 that is short.
 SHAPES = [(7, 24), (12, 256), (9, 160), (5, 1300)]
 REAL = [(4096, 12288), (6144, 4096), (155_697, 4096)]
+KINDS = ["float", "e4m3", "int4"]
+# A case takes a second in the interpreter: there, a third of them unless all tests are asked for.
+THINNED = os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("ALPAMAYO_RT_TEST_ALL") != "1"
+
+
+def crossed(first: list[Any], second: list[Any], third: list[Any]) -> list[tuple[Any, Any, Any]]:
+    """Every combination; of a thinned run, those where each of the first two meets each, once."""
+    return [
+        (a, b, c)
+        for i, a in enumerate(first)
+        for j, b in enumerate(second)
+        for k, c in enumerate(third)
+        if not THINNED or k == (i + j) % len(third)
+    ]
 
 
 @pytest.fixture(params=GPU)
@@ -86,35 +99,33 @@ def check_all(rows: int, n: int, k: int, kind: str, dtype: torch.dtype, device: 
     assert_close(hidden, F.silu(gate) * up, dtype if dtype == torch.float32 else torch.bfloat16)
 
 
-@pytest.mark.parametrize("kind", ["float", "e4m3", "int4"])
-@pytest.mark.parametrize("rows", [1, 2, 6, 16])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "rows", "kind"), crossed(SHAPES, [1, 2, 6, 16], KINDS), ids=str)
 def test_against_float64(shape: tuple[int, int], rows: int, kind: str, device: str) -> None:
     check_all(rows, *shape, kind, torch.float32, device)
 
 
-@pytest.mark.parametrize("kind", ["float", "e4m3", "int4"])
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "rows", "kind"), crossed([torch.bfloat16, torch.float16], [1, 3], KINDS), ids=str
+)
 def test_half_types(dtype: torch.dtype, rows: int, kind: str, device: str) -> None:
     check_all(rows, 9, 160, kind, dtype, device)
 
 
-@pytest.mark.parametrize("kind", ["float", "e4m3", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_twins(kind: str) -> None:
     for rows, dtype in ((1, torch.float32), (6, torch.bfloat16)):
         check_all(rows, 33, 160, kind, dtype, "cpu", "_twin")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["float", "e4m3", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 6, 16])
 @pytest.mark.parametrize("shape", REAL, ids=str)
 def test_released_sizes(shape: tuple[int, int], rows: int, kind: str) -> None:
     check_all(rows, *shape, kind, torch.bfloat16, "cuda")
 
 
-@pytest.mark.parametrize("kind", ["float", "e4m3", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 5])
 def test_every_way_to_cut(rows: int, kind: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even and uneven tiles, split and unsplit, deeper than K is long; an entry of the table is obeyed."""
@@ -181,12 +192,17 @@ def test_programs_beyond_the_matrix_write_nothing(device: str) -> None:
     assert not bool((out == 7).any())
 
 
-@pytest.mark.parametrize("width", [24, 1500])
-def test_embed(width: int, device: str) -> None:
+@pytest.mark.parametrize(("width", "half"), [(24, 64), (1500, 12)])
+def test_embed_and_place(width: int, half: int, device: str) -> None:
     table, ids = random(50, width, dtype=torch.bfloat16).to(device), torch.tensor([3, 49, 0], device=device)
+    angles = random(90, half, seed=1).to(device), random(90, half, seed=2).to(device)
+    positions = torch.tensor([89, 0, 7], device=device)
     out = torch.full((3, width), torch.nan, device=device, dtype=torch.bfloat16)
-    operations.embed(table, ids, out)
+    cos, sin = torch.full((2, 3, half), torch.nan, device=device)
+    operations.embed_and_place(table, ids, out, angles, positions, (cos, sin))
     assert torch.equal(out, table[ids])
+    assert torch.equal(cos, angles[0][positions])
+    assert torch.equal(sin, angles[1][positions])
 
 
 def test_the_twin_rounds_as_the_modules_do() -> None:
@@ -202,18 +218,7 @@ def test_the_twin_rounds_as_the_modules_do() -> None:
 
 def test_kernels_in_the_interpreter() -> None:
     """The tests above once more with Triton's kernels, which run in numpy where there is no GPU."""
-    pytest.importorskip("triton")
-    if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
-        return  # the tests above are that run
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"TRITON_INTERPRET": "1", "ALPAMAYO_RT_NO_SKIPS": ""},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    run_again_in_the_interpreter(__file__)
 
 
 def test_the_interpreter_is_what_runs_there() -> None:

@@ -13,7 +13,7 @@ from alpamayo_rt.engine.graphs.few import FewRows, Seen
 from alpamayo_rt.engine.graphs.many import Places
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.kernels.rollout.operations import RolloutState
-from alpamayo_rt.kernels.skinny.operations import embed
+from alpamayo_rt.kernels.skinny.operations import embed_and_place
 from alpamayo_rt.model.language import LanguageModel
 from alpamayo_rt.model.rotary import mrope_cos_sin
 
@@ -57,7 +57,8 @@ class DecodePass:
         every = torch.arange(home.capacity, device=device).expand(3, -1)
         half = language.config.head_dim // 2
         # A position is below the number of tokens before it.
-        self._cos, self._sin = (a[:, :half].contiguous() for a in mrope_cos_sin(every, language.config))
+        cos, sin = mrope_cos_sin(every, language.config)
+        self._angles = cos[:, :half].contiguous(), sin[:, :half].contiguous()
         cos, sin = torch.zeros(2, rows, half, device=device)
         self._places = Places(cos, sin, self.slot)
         self._seen = Seen(home.prefix_length, home.tail_start, tail_room, self.attended)
@@ -65,9 +66,14 @@ class DecodePass:
     def __call__(self) -> None:
         """Run the tokens."""
         few = self.few
-        embed(self.language.embed_tokens.weight, self.token, few.x)
-        torch.index_select(self._cos, 0, self.position, out=self._places.cos)
-        torch.index_select(self._sin, 0, self.position, out=self._places.sin)
+        embed_and_place(
+            self.language.embed_tokens.weight,
+            self.token,
+            few.x,
+            self._angles,
+            self.position,
+            (self._places.cos, self._places.sin),
+        )
         for i, weights in enumerate(self.layers):
             keys, values = self.home.planes[i]
             few.layer(weights, self._places, keys, values, self._seen)

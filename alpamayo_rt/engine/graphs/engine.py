@@ -24,7 +24,7 @@ from alpamayo_rt.engine.graphs.rollout import DecodeStep
 from alpamayo_rt.engine.graphs.segments import Segments, gathered, of_cache
 from alpamayo_rt.engine.graphs.together import append_together, finish_prompt
 from alpamayo_rt.engine.graphs.vision import VisionRun
-from alpamayo_rt.engine.graphs.weights import fuse, layer_weights
+from alpamayo_rt.engine.graphs.weights import fold, fuse, layer_weights
 from alpamayo_rt.engine.hand_off import HandOff
 from alpamayo_rt.engine.images import encode_by_size
 from alpamayo_rt.engine.kv_cache import KvCache
@@ -61,7 +61,7 @@ class GraphEngine(Engine):
             loaded = not network.language.norm.weight.is_meta
             self._layers = layer_weights(network.language) if loaded else []
             self._head = fuse(network.language.lm_head)
-            self._expert_layers = layer_weights(network.expert.decoder)
+            self._expert_layers = fold(layer_weights(network.expert.decoder))
         self._sets = CacheSets(config.language, most_slots, device, dtype)
         self._vision, self._prefill, self._rest = Graphs(device, 6), Graphs(device, 4), Graphs(device, 16)
         self._few: dict[tuple[int, int], FewRows] = {}

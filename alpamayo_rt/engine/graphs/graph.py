@@ -22,7 +22,11 @@ class Graphs:
     def __init__(self, device: torch.device, keep: int = 24):
         self._device, self._keep = device, keep
         self._captured: OrderedDict[Hashable, tuple[Any, Callable[[], None]]] = OrderedDict()
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        cuda = device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if cuda else None
+        # The pool gives memory of one capture to the next on the same stream only, and a stream has its own
+        # workspace of cuBLAS.
+        self._stream = torch.cuda.Stream(device) if cuda else None
 
     def get(self, key: Hashable, make: Callable[[], Work]) -> tuple[Work, Callable[[], None]]:
         """Some work and its replay.
@@ -46,9 +50,9 @@ class Graphs:
         self._captured.clear()
 
     def _capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        if self._pool is None:
+        stream = self._stream
+        if stream is None:
             return run
-        stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             for _ in range(2):

@@ -170,17 +170,32 @@ def layer_of_many(
         What of it is still to be added: the next layer's delta.
     """
     eps, dtype = config.rms_norm_eps, x.dtype
-    h = normed(x, delta, weights.input_norm, eps, weights.qkv, feature)
+    h, stream = _read(x, delta, weights.input_norm, eps, weights.qkv, weights.folded, feature)
     q = x.new_empty(len(x), config.num_heads, config.head_dim)
     ops.qk_norm_rope(
-        product(h, weights.qkv, dtype), weights.q_norm, weights.k_norm, eps, *places, q, keys, values
+        product(h, weights.qkv, dtype), weights.q_norm, weights.k_norm, eps, *places, q, keys, values, stream
     )
     mixed = add_product(x, narrowed(attend(layer, q), weights.o), weights.o)
-    h = normed(x, mixed, weights.post_norm, eps, weights.gate_up)
+    h, stream = _read(x, mixed, weights.post_norm, eps, weights.gate_up, weights.folded)
     gate_up = product(h, weights.gate_up, dtype)
     opened = empty_input(x, config.intermediate_size, weights.down)
-    ops.swiglu(gate_up, opened.values, opened.scale, weights.down.input_scale)
+    ops.swiglu(gate_up, opened.values, opened.scale, weights.down.input_scale, stream, eps)
     return add_product(x, opened, weights.down)
+
+
+def _read(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: torch.Tensor,
+    eps: float,
+    reader: Fused,
+    folded: bool,
+    feature: Feature | None = None,
+) -> tuple[Input, torch.Tensor | None]:
+    """What `reader` takes, and the stream itself where what follows it has to do the norm's division."""
+    if folded and delta is None and feature is None:
+        return Input(x, None), x
+    return normed(x, delta, norm, eps, reader, feature), None
 
 
 def keys_of_many(

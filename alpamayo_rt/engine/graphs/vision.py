@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.layers.vision import add_layer_norm, rotate_patches
+from alpamayo_rt.kernels.attention.patches import patch_attention
+from alpamayo_rt.kernels.layers.vision import add_layer_norm
 from alpamayo_rt.kernels.products.operations import linear_into
-from alpamayo_rt.model.vision import VisionBlock, VisionFeatures, VisionTower
+from alpamayo_rt.model.vision import PatchMerger, VisionBlock, VisionFeatures, VisionTower
 from alpamayo_rt.quantization.linear import QuantizedLinear
 
 Linear = nn.Linear | QuantizedLinear
@@ -27,62 +28,69 @@ class VisionRun:
         self.tower, self.images = tower, images
         values = c.in_channels * c.temporal_patch_size * c.patch_size**2
         self.patches = like.new_zeros(images, rows * columns, values)
-        self.positions, cos, sin = tower.places(rows, columns)
+        positions, cos, sin = tower.places(rows, columns)
+        bias = tower.patch_embed.proj.bias
+        assert bias is not None
+        # What is added to the product of the patches.
+        self._start = (positions + bias).repeat(images, 1)
         # The halves of a head have the same angles.
         half = cos.shape[1] // 2
         self.cos, self.sin = cos[:, :half].contiguous(), sin[:, :half].contiguous()
         tokens = images * rows * columns // c.merge_size**2
         self.features = like.new_zeros(1 + len(c.deepstack_layers), tokens, c.out_hidden_size)
         self._shifts = _running_biases(tower)
+        self._arrivals = torch.zeros(images * c.num_heads, dtype=torch.int32, device=like.device)
 
     def __call__(self) -> None:
         """`patches` → `features`."""
         tower, c = self.tower, self.tower.config
-        x = (tower.patch_embed(self.patches) + self.positions).flatten(0, 1)
+        weight = tower.patch_embed.proj.weight.flatten(1)
+        x = torch.addmm(self._start, self.patches.flatten(0, 1), weight.t())
         h = torch.empty_like(x)
-        q, k = (x.new_empty(len(x), c.num_heads, c.hidden_size // c.num_heads) for _ in range(2))
-        taps: dict[int, torch.Tensor] = {}
         for i, block in enumerate(tower.blocks):
             assert isinstance(block, VisionBlock)
-            self._block(x, h, q, k, block, *self._shifts[2 * i : 2 * i + 2])
+            self._block(x, h, block, *self._shifts[2 * i : 2 * i + 2])
             if i in c.deepstack_layers:
                 tap = c.deepstack_layers.index(i)
-                taps[tap] = tower.deepstack_merger_list[tap](self._whole(x, i))
-        made = [tower.merger(self._whole(x, len(tower.blocks) - 1)), *(taps[i] for i in range(len(taps)))]
-        for target, source in zip(self.features, made, strict=True):
-            target.copy_(source)
+                merger = tower.deepstack_merger_list[tap]
+                assert isinstance(merger, PatchMerger)
+                _merge(x, h, merger, self._shifts[2 * i + 2], self.features[1 + tap])
+        _merge(x, h, tower.merger, self._shifts[-1], self.features[0])
 
     def _block(
-        self,
-        x: torch.Tensor,
-        h: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        block: VisionBlock,
-        before: torch.Tensor,
-        between: torch.Tensor,
+        self, x: torch.Tensor, h: torch.Tensor, block: VisionBlock, before: torch.Tensor, between: torch.Tensor
     ) -> None:
-        """One block over the stream x, in place; `h`, `q` and `k` are room for what lies between."""
+        """One block over the stream x, in place; `h` is room for what lies between."""
         norm = block.norm1
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, before)
         qkv = _linear(h, block.attn.qkv)
-        rotate_patches(qkv, self.cos, self.sin, q, k)
-        v = qkv.view(len(x), 3, *q.shape[1:])[:, 2]
-        heads = [t.unflatten(0, (self.images, -1)).transpose(1, 2) for t in (q, k, v)]
-        mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(len(x), -1)
-        _add_product(x, mixed, block.attn.proj)
+        heads = h.unflatten(1, (block.attn.num_heads, -1))
+        patch_attention(qkv, self.cos, self.sin, heads, self._arrivals)
+        _add_product(x, h, block.attn.proj)
         norm = block.norm2
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)
         _add_product(x, _linear(h, block.mlp.linear_fc1, gelu=True), block.mlp.linear_fc2)
-
-    def _whole(self, x: torch.Tensor, block: int) -> torch.Tensor:
-        """The stream behind a block with all its biases."""
-        return x + self._shifts[2 * block + 2].to(x.dtype)
 
     def result(self) -> VisionFeatures:
         """A copy of what the last run made."""
         embeds, *deepstack = self.features.clone()
         return VisionFeatures(embeds, tuple(deepstack))
+
+
+def _merge(
+    x: torch.Tensor, h: torch.Tensor, merger: PatchMerger, shift: torch.Tensor, target: torch.Tensor
+) -> None:
+    """The merger of the stream with its biases `shift`, into `target`; `h` is room."""
+    width = merger.norm.normalized_shape[0]
+    wide, normed = x.view(-1, width), h.view(-1, width)
+    shift = shift.repeat(width // len(shift))
+    add_layer_norm(wide, None, merger.norm.weight, merger.norm.bias, merger.norm.eps, normed, shift)
+    opened = F.gelu(_linear(h.view(-1, merger.merged), merger.linear_fc1))
+    last = merger.linear_fc2
+    if isinstance(last, QuantizedLinear):
+        target.copy_(last(opened))
+    else:
+        linear_into(opened, last.weight, target, last.bias)
 
 
 def _running_biases(tower: VisionTower) -> torch.Tensor:

@@ -45,7 +45,11 @@ class Fused(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """A decoder layer."""
+    """A decoder layer.
+
+    Attributes:
+        folded: the two norms' weights are part of `qkv` and `gate_up`, and are ones themselves.
+    """
 
     input_norm: torch.Tensor
     qkv: Fused
@@ -55,6 +59,7 @@ class LayerWeights(NamedTuple):
     post_norm: torch.Tensor
     gate_up: Fused
     down: Fused
+    folded: bool = False
 
 
 def _tensors(linear: Linear) -> dict[str, torch.Tensor | None]:
@@ -99,4 +104,26 @@ def layer_weights(decoder: Decoder) -> list[LayerWeights]:
                 fuse(mlp.down_proj),
             )
         )
+        if layers[-1].input_norm.is_cuda:
+            # What was fused is free, but in pieces that fit no later layer: kept, they would fill the card.
+            torch.cuda.empty_cache()
     return layers
+
+
+def fold(layers: list[LayerWeights]) -> list[LayerWeights]:
+    """Multiply the norms' weights into the products behind them, where these are not narrowed.
+
+    Then a product may take the stream as it stands, and what follows it divides by the root mean square: one
+    launch less for each. The modules stay what they were, as their norms' weights become ones. Not in float16,
+    whose range is too short for products of a stream that was not divided.
+    """
+    made = []
+    for layer in layers:
+        products = (layer.qkv, layer.gate_up, layer.down)
+        plain = all(product.weight.values.dtype in (torch.bfloat16, torch.float32) for product in products)
+        if plain:
+            for norm, reader in ((layer.input_norm, layer.qkv), (layer.post_norm, layer.gate_up)):
+                reader.weight.values.mul_(norm)
+                norm.fill_(1)
+        made.append(layer._replace(folded=plain))
+    return made

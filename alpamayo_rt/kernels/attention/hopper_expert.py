@@ -42,6 +42,22 @@ _TYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
 @gluon.jit
+def _start_the_next():
+    """Let the next kernel start early; it waits for this one's result."""
+    gl.inline_asm_elementwise(
+        "griddepcontrol.launch_dependents; mov.u32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _wait_for_the_kernel_before():
+    """Until all that kernels before have written can be read."""
+    gl.inline_asm_elementwise(
+        "griddepcontrol.wait; mov.u32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
 def _scores(queries, keys, LAYOUT: gl.constexpr):
     """Products of a unit's queries with a tile's keys, under way."""
     rows: gl.constexpr = queries.shape[0]
@@ -108,15 +124,32 @@ def _fetch(keys, values, row, column, k_room, v_room, full, empty, n, STAGES: gl
 
 @gluon.jit
 def _produce(
-    keys, values, own_keys, own_values, tail_sequence, tail_length, k_room, v_room, full, empty,
-    first, end, tail_start, tail_room, capacity, waypoints, kv_head, split, first_candidate, last_candidate,
-    SPLITS: gl.constexpr, DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    q, keys, values, own_keys, own_values, tail_sequence, tail_length,
+    q_room, k_room, v_room, asked, full, empty, first, end, tail_start, tail_room, capacity,
+    waypoints, tile, kv_head, split, first_candidate, last_candidate,
+    GROUP: gl.constexpr, SPLITS: gl.constexpr, MEMBERS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The one warp that fetches."""
+    ROWS: gl.constexpr = q.block_type.shape[0]
+    BLOCK_N: gl.constexpr = keys.block_type.shape[0]
+    DIM: gl.constexpr = keys.block_type.shape[1]
     n = 0
     head = kv_head * capacity
-    for tile in range(first, end):
-        n = _fetch(keys, values, head + tile * BLOCK_N, 0, k_room, v_room, full, empty, n, STAGES)
+    # The prefix has long been there. Queries, and the candidates' own tokens, are what the kernel before makes.
+    at_once = gl.minimum(first + STAGES, end)
+    for block in range(first, at_once):
+        n = _fetch(keys, values, head + block * BLOCK_N, 0, k_room, v_room, full, empty, n, STAGES)
+    _wait_for_the_kernel_before()
+    per_head = waypoints // ROWS
+    mbarrier.expect(asked, MEMBERS * q.block_type.nbytes)
+    for i in gl.static_range(MEMBERS):
+        unit = tile * MEMBERS + i
+        column = (kv_head * GROUP + unit // per_head % GROUP) * DIM
+        # Units behind the last candidate are filled with zeros.
+        row = unit // (per_head * GROUP) * waypoints + unit % per_head * ROWS
+        _load(q, [row, column], asked, q_room.index(i))
+    for block in range(at_once, end):
+        n = _fetch(keys, values, head + block * BLOCK_N, 0, k_room, v_room, full, empty, n, STAGES)
     if split == SPLITS - 1:
         for candidate in range(first_candidate, last_candidate + 1):
             start = head + tail_start + gl.load(tail_sequence + candidate).to(gl.int32) * tail_room
@@ -134,9 +167,10 @@ def _consume(
     DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The warps of one unit."""
-    parts, log_sums, tail_length, q_room, k_room, v_room, out_room, asked, full, empty = given[0]
-    length, first, end, waypoints, heads, tokens, candidates, scale = given[1]
+    parts, log_sums, q_room, k_room, v_room, out_room, asked, full, empty = given[0]
+    length, first, end, private, waypoints, heads, tokens, candidates, scale = given[1]
     kv_head, split, tile, first_candidate, last_candidate = given[2]
+    tails = given[3]
     rows: gl.constexpr = q_room.shape[1]
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DIM, 16])
@@ -152,6 +186,7 @@ def _consume(
     mbarrier.wait(asked, 0)
     n = 0
     whole = gl.minimum(end, length // BLOCK_N)
+    partial = gl.where((end > whole) & (first <= whole), 1, 0)
     if first < whole:
         mbarrier.wait(full.index(0), 0)
         scores = warpgroup_mma_wait(0, deps=(_scores(queries, k_room.index(0), S_LAYOUT),))
@@ -173,31 +208,29 @@ def _consume(
         mixed = warpgroup_mma_wait(0, deps=(product,))
         mbarrier.arrive(empty.index(n % STAGES), count=1)
         n += 1
-    for block in range(gl.maximum(whole, first), end):
+    # In part: the end of the prefix, then the private tiles of all candidates of this program.
+    for i in range(0, partial + private):
         stage = n % STAGES
         mbarrier.wait(full.index(stage), (n // STAGES) & 1)
-        largest, total, mixed = _attend_in_part(
-            queries, k_room.index(stage), v_room.index(stage), length - block * BLOCK_N,
-            largest, total, mixed, scale, S_LAYOUT, O_LAYOUT,
-        )  # fmt: skip
+        seen = gl.where(i < partial, length - whole * BLOCK_N, 0)
+        before = partial
+        for member in gl.static_range(MEMBERS):
+            # Where this tile lies among those of each candidate; only its own are seen.
+            other = first_candidate + member
+            tail = tails[member]
+            of_tail = gl.cdiv(tail, BLOCK_N)
+            at = i - before
+            left = gl.where(at < of_tail, tail - at * BLOCK_N, waypoints - (at - of_tail) * BLOCK_N)
+            count = gl.where(other <= last_candidate, of_tail + gl.cdiv(waypoints, BLOCK_N), 0)
+            seen = gl.where((other == candidate) & (at >= 0) & (at < count), left, seen)
+            before += count
+        if seen > 0:
+            largest, total, mixed = _attend_in_part(
+                queries, k_room.index(stage), v_room.index(stage), seen,
+                largest, total, mixed, scale, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
         mbarrier.arrive(empty.index(stage), count=1)
         n += 1
-    if split == SPLITS - 1:
-        for other in range(first_candidate, last_candidate + 1):
-            tail = gl.load(tail_length + other).to(gl.int32)
-            tails = gl.cdiv(tail, BLOCK_N)
-            for i in range(0, tails + gl.cdiv(waypoints, BLOCK_N)):
-                stage = n % STAGES
-                # Also for a tile of another candidate: a place is given back once a tile.
-                mbarrier.wait(full.index(stage), (n // STAGES) & 1)
-                if other == candidate:
-                    left = gl.where(i < tails, tail - i * BLOCK_N, waypoints - (i - tails) * BLOCK_N)
-                    largest, total, mixed = _attend_in_part(
-                        queries, k_room.index(stage), v_room.index(stage), left,
-                        largest, total, mixed, scale, S_LAYOUT, O_LAYOUT,
-                    )  # fmt: skip
-                mbarrier.arrive(empty.index(stage), count=1)
-                n += 1
     if candidate < candidates:
         nothing = total == 0.0
         total = gl.where(nothing, 1.0, total)
@@ -218,6 +251,7 @@ def _expert(
     tail_start, tail_room, capacity, tokens, waypoints, heads, candidates, scale,
     GROUP: gl.constexpr, SPLITS: gl.constexpr, STAGES: gl.constexpr, MEMBERS: gl.constexpr,
 ):  # fmt: skip
+    _start_the_next()
     tile, kv_head, split = gl.program_id(0), gl.program_id(1), gl.program_id(2)
     ROWS: gl.constexpr = q.block_type.shape[0]
     BLOCK_N: gl.constexpr = keys.block_type.shape[0]
@@ -234,33 +268,32 @@ def _expert(
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=MEMBERS)
     fence_async_shared()
-    per_head = waypoints // ROWS
-    per_candidate = per_head * GROUP
-    mbarrier.expect(asked, MEMBERS * q.block_type.nbytes)
-    for i in gl.static_range(MEMBERS):
-        unit = tile * MEMBERS + i
-        head = kv_head * GROUP + unit // per_head % GROUP
-        # Units behind the last candidate are filled with zeros.
-        row = unit // per_candidate * waypoints + unit % per_head * ROWS
-        _load(q, [row, head * DIM], asked, q_room.index(i))
+    per_candidate = waypoints // ROWS * GROUP
     first_candidate = tile * MEMBERS // per_candidate
     last_candidate = gl.minimum((tile * MEMBERS + MEMBERS - 1) // per_candidate, candidates - 1)
     length = gl.load(prefix_length).to(gl.int32)
     # The private tokens take whole tiles each, as many as the last piece is shorter by.
+    tails = (
+        gl.load(tail_length + first_candidate).to(gl.int32),
+        gl.load(tail_length + gl.minimum(first_candidate + 1, last_candidate)).to(gl.int32),
+        gl.load(tail_length + gl.minimum(first_candidate + 2, last_candidate)).to(gl.int32),
+    )
     private = (last_candidate - first_candidate + 1) * gl.cdiv(waypoints, BLOCK_N)
     for i in gl.static_range(MEMBERS):
-        tail = gl.load(tail_length + gl.minimum(first_candidate + i, last_candidate)).to(gl.int32)
-        private += gl.where(first_candidate + i <= last_candidate, gl.cdiv(tail, BLOCK_N), 0)
+        private += gl.where(first_candidate + i <= last_candidate, gl.cdiv(tails[i], BLOCK_N), 0)
     tiles = gl.cdiv(length, BLOCK_N)
     piece = gl.cdiv(tiles + private, SPLITS)
     first = gl.minimum(split * piece, tiles)
     end = gl.minimum(first + piece, tiles)
     if split == SPLITS - 1:
         end = tiles
+    else:
+        private = 0
     given = (
-        (parts, log_sums, tail_length, q_room, k_room, v_room, out_room, asked, full, empty),
-        (length, first, end, waypoints, heads, tokens, candidates, scale),
+        (parts, log_sums, q_room, k_room, v_room, out_room, asked, full, empty),
+        (length, first, end, private, waypoints, heads, tokens, candidates, scale),
         (kv_head, split, tile, first_candidate, last_candidate),
+        tails,
     )
     gl.warp_specialize(
         [
@@ -270,9 +303,10 @@ def _expert(
             (
                 _produce,
                 (
-                    keys, values, own_keys, own_values, tail_sequence, tail_length, k_room, v_room, full, empty,
-                    first, end, tail_start, tail_room, capacity, waypoints, kv_head, split,
-                    first_candidate, last_candidate, SPLITS, DIM, BLOCK_N, STAGES,
+                    q, keys, values, own_keys, own_values, tail_sequence, tail_length,
+                    q_room, k_room, v_room, asked, full, empty, first, end, tail_start, tail_room, capacity,
+                    waypoints, tile, kv_head, split, first_candidate, last_candidate,
+                    GROUP, SPLITS, MEMBERS, STAGES,
                 ),
             ),
         ],
@@ -313,6 +347,6 @@ def expert_attention(
         tiles(q.view(tokens, heads * dim), UNIT, kind), *cached, *own, prefix_length, tail_sequence,
         tail_length, tiles(parts.view(-1, heads * dim), UNIT, gl.float16), scratch.log_sums,
         tail_start, tail_room, capacity, tokens, waypoints, heads, candidates, scale * math.log2(math.e),
-        GROUP=group, SPLITS=len(parts), STAGES=_STAGES, MEMBERS=UNITS, num_warps=4,
+        GROUP=group, SPLITS=len(parts), STAGES=_STAGES, MEMBERS=UNITS, num_warps=4, launch_pdl=True,
     )  # fmt: skip
     combine(parts, scratch.log_sums, out)

@@ -91,6 +91,7 @@ def qk_norm_rope(
     q_out: torch.Tensor | None,
     keys: torch.Tensor,
     values: torch.Tensor,
+    stream: torch.Tensor | None = None,
 ) -> None:
     """Norm each head of q and k, rotate both, and write keys and values into their slots.
 
@@ -105,13 +106,15 @@ def qk_norm_rope(
         q_out: (N, heads, d) contiguous, or None.
         keys: (kv heads, capacity, d), any strides but the last, as are values.
         values: see keys.
+        stream: (N, hidden), where `qkv` is its product as it stands: what the RMSNorm of it, by `eps` and
+            without weights, would have divided is divided here.
     """
     if uses_triton(qkv):
         from alpamayo_rt.kernels.layers import decoder_triton
 
-        decoder_triton.qk_norm_rope(qkv, q_weight, k_weight, eps, cos, sin, slots, q_out, keys, values)
+        decoder_triton.qk_norm_rope(qkv, q_weight, k_weight, eps, cos, sin, slots, q_out, keys, values, stream)
     else:
-        qk_norm_rope_twin(qkv, q_weight, k_weight, eps, cos, sin, slots, q_out, keys, values)
+        qk_norm_rope_twin(qkv, q_weight, k_weight, eps, cos, sin, slots, q_out, keys, values, stream)
 
 
 def qk_norm_rope_twin(
@@ -125,23 +128,31 @@ def qk_norm_rope_twin(
     q_out: torch.Tensor | None,
     keys: torch.Tensor,
     values: torch.Tensor,
+    stream: torch.Tensor | None = None,
 ) -> None:
     """See `qk_norm_rope`."""
-    n, kv, d = len(qkv), len(keys), keys.shape[2]
+    n, kv, d, dtype = len(qkv), len(keys), keys.shape[2], qkv.dtype
     heads = 0 if q_out is None else q_out.shape[1]
+    if stream is not None:
+        qkv = qkv.float() * inverse_rms(stream, eps)
     q, k, v = qkv.view(n, -1, d).split([heads, kv, kv], 1)
 
     def turned(part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         x32 = part.float()
-        normed = weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(part.dtype)
+        normed = weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(dtype)
         first, second = normed.float().chunk(2, -1)
         c, s = cos[:, None], sin[:, None]
-        return torch.cat([first * c - second * s, second * c + first * s], -1).to(part.dtype)
+        return torch.cat([first * c - second * s, second * c + first * s], -1).to(dtype)
 
     if q_out is not None:
         q_out.copy_(turned(q, q_weight))
     keys[:, slots] = turned(k, k_weight).transpose(0, 1)
-    values[:, slots] = v.transpose(0, 1)
+    values[:, slots] = v.transpose(0, 1).to(dtype)
+
+
+def inverse_rms(stream: torch.Tensor, eps: float) -> torch.Tensor:
+    """(N, hidden) → (N, 1) float32: what an RMSNorm without weights multiplies by."""
+    return torch.rsqrt(stream.float().square().mean(-1, keepdim=True) + eps)
 
 
 def swiglu(
@@ -149,6 +160,8 @@ def swiglu(
     out: torch.Tensor,
     out_scale: torch.Tensor | None = None,
     input_scale: torch.Tensor | None = None,
+    stream: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> None:
     """silu(gate) · up, optionally rounded to e4m3 with one scale a token.
 
@@ -157,13 +170,15 @@ def swiglu(
         out: (N, I) in the same type, or e4m3 with `out_scale`.
         out_scale: (N, 1) float32, written where `out` is e4m3.
         input_scale: () float32, a fixed scale instead of one a token.
+        stream: as of `qk_norm_rope`, where `out` is not e4m3.
+        eps: of that norm.
     """
     if uses_triton(gate_up):
         from alpamayo_rt.kernels.layers import decoder_triton
 
-        decoder_triton.swiglu(gate_up, out, out_scale, input_scale)
+        decoder_triton.swiglu(gate_up, out, out_scale, input_scale, stream, eps)
     else:
-        swiglu_twin(gate_up, out, out_scale, input_scale)
+        swiglu_twin(gate_up, out, out_scale, input_scale, stream, eps)
 
 
 def swiglu_twin(
@@ -171,8 +186,12 @@ def swiglu_twin(
     out: torch.Tensor,
     out_scale: torch.Tensor | None = None,
     input_scale: torch.Tensor | None = None,
+    stream: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> None:
     """See `swiglu`."""
+    if stream is not None:
+        gate_up = (gate_up.float() * inverse_rms(stream, eps)).to(gate_up.dtype)
     gate, up = gate_up.chunk(2, -1)
     _store(F.silu(gate) * up, out, out_scale, input_scale)
 

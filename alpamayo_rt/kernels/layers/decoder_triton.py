@@ -100,10 +100,21 @@ def add_rms_norm(
 
 
 @triton.jit
-def _turned(base, weight, cos, sin, half, half_column, here, eps, kind: tl.constexpr):
+def _inverse_rms(stream, row, n, eps, BLOCK: tl.constexpr):
+    """What an RMSNorm of a row of the stream (n values) multiplies by; 1 where there is no stream (BLOCK 0)."""
+    if BLOCK > 0:
+        column = tl.arange(0, BLOCK)
+        value = tl.load(stream + row * n + column, mask=column < n, other=0.0).to(tl.float32)
+        return tl.rsqrt(tl.sum(value * value, 0) / n + eps)
+    else:
+        return 1.0
+
+
+@triton.jit
+def _turned(base, weight, cos, sin, half, half_column, here, eps, share, kind: tl.constexpr):
     """Both halves of some heads, normed and rotated, float32; `base` (heads, BLOCK) points at the first."""
-    first = tl.load(base, mask=here, other=0.0).to(tl.float32)
-    second = tl.load(base + half, mask=here, other=0.0).to(tl.float32)
+    first = tl.load(base, mask=here, other=0.0).to(tl.float32) * share
+    second = tl.load(base + half, mask=here, other=0.0).to(tl.float32) * share
     rms = tl.rsqrt((tl.sum(first * first, 1) + tl.sum(second * second, 1)) / (2 * half) + eps)[:, None]
     inside = half_column < half
     w1 = tl.load(weight + half_column, mask=inside, other=0.0).to(tl.float32)[None, :]
@@ -135,6 +146,9 @@ def _qk_norm_rope(
     value_head_stride,
     value_slot_stride,
     half,
+    stream,
+    hidden,
+    STREAM: tl.constexpr,
     Q_PROGRAMS: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -148,13 +162,14 @@ def _qk_norm_rope(
     source = qkv + token * row_stride
     cos += token * half
     sin += token * half
+    share = _inverse_rms(stream, token, hidden, eps, STREAM)
     # Two ifs: the first is decided when it is compiled, and without it a q_out that is not there would be read.
     if Q_PROGRAMS > 0:  # noqa: SIM102
         if part < Q_PROGRAMS:
             head = part * HEADS + tl.arange(0, HEADS)
             here = (head < heads)[:, None] & (column < half)[None, :]
             offset = head[:, None] * 2 * half + column[None, :]
-            first, second = _turned(source + offset, q_weight, cos, sin, half, column, here, eps, kind)
+            first, second = _turned(source + offset, q_weight, cos, sin, half, column, here, eps, share, kind)
             target = q_out + token * heads * 2 * half + offset
             tl.store(target, first.to(kind), mask=here)
             tl.store(target + half, second.to(kind), mask=here)
@@ -164,7 +179,7 @@ def _qk_norm_rope(
         offset = head[:, None] * 2 * half + column[None, :]
         slot = tl.load(slots + token)
         base = source + heads * 2 * half
-        first, second = _turned(base + offset, k_weight, cos, sin, half, column, here, eps, kind)
+        first, second = _turned(base + offset, k_weight, cos, sin, half, column, here, eps, share, kind)
         target = keys + head[:, None].to(tl.int64) * key_head_stride + slot * key_slot_stride + column[None, :]
         tl.store(target, first.to(kind), mask=here)
         tl.store(target + half, second.to(kind), mask=here)
@@ -172,8 +187,10 @@ def _qk_norm_rope(
         target = (
             values + head[:, None].to(tl.int64) * value_head_stride + slot * value_slot_stride + column[None, :]
         )
-        tl.store(target, tl.load(base + offset, mask=here, other=0.0), mask=here)
-        tl.store(target + half, tl.load(base + half + offset, mask=here, other=0.0), mask=here)
+        first = tl.load(base + offset, mask=here, other=0.0).to(tl.float32) * share
+        second = tl.load(base + half + offset, mask=here, other=0.0).to(tl.float32) * share
+        tl.store(target, first.to(kind), mask=here)
+        tl.store(target + half, second.to(kind), mask=here)
 
 
 def qk_norm_rope(
@@ -187,6 +204,7 @@ def qk_norm_rope(
     q_out: torch.Tensor | None,
     keys: torch.Tensor,
     values: torch.Tensor,
+    stream: torch.Tensor | None = None,
 ) -> None:
     """See `decoder.qk_norm_rope`."""
     n, kv, half = len(qkv), len(keys), keys.shape[2] // 2
@@ -194,30 +212,32 @@ def qk_norm_rope(
     # Few tokens: few heads a program, for more of them at once.
     together = 8 if n > 64 else 2
     q_programs = triton.cdiv(heads, together)
-    overlap = n <= 16 and overlaps(qkv)  # between the kernels of a decode step
+    overlap = overlaps(qkv)
     _qk_norm_rope[(n, q_programs + triton.cdiv(kv, together))](
         qkv, q_weight, k_weight, cos, sin, slots, q_out, keys, values, eps, qkv.stride(0), heads, kv,
         keys.stride(0), keys.stride(1), values.stride(0), values.stride(1), half,
+        stream, 0 if stream is None else stream.shape[1], STREAM=_row_block(stream),
         Q_PROGRAMS=q_programs, HEADS=together, BLOCK=triton.next_power_of_2(half),
         num_warps=4 if n > 64 else 2, OVERLAP=overlap, launch_pdl=overlap,
     )  # fmt: skip
 
 
 @triton.jit
-def _gated(gate_up, row, n, column, here):
+def _gated(gate_up, row, n, column, here, share):
     kind = gate_up.dtype.element_ty
     gate = tl.load(gate_up + row * 2 * n + column, mask=here, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * n + n + column, mask=here, other=0.0).to(tl.float32)
+    gate, up = (gate * share).to(kind).to(tl.float32), (up * share).to(kind).to(tl.float32)
     opened = (gate / (1 + tl.exp(-gate))).to(kind).to(tl.float32)
     return (opened * up).to(kind).to(tl.float32)
 
 
 @triton.jit
-def _swiglu(gate_up, out, n, BLOCK: tl.constexpr):
+def _swiglu(gate_up, out, n, stream, hidden, eps, STREAM: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = column < n
-    value = _gated(gate_up, row, n, column, here)
+    value = _gated(gate_up, row, n, column, here, _inverse_rms(stream, row, hidden, eps, STREAM))
     tl.store(out + row * n + column, value.to(out.dtype.element_ty), mask=here)
 
 
@@ -226,7 +246,7 @@ def _swiglu_quantize(gate_up, out, out_scale, input_scale, n, STATIC: tl.constex
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     here = column < n
-    value = _gated(gate_up, row, n, column, here)
+    value = _gated(gate_up, row, n, column, here, 1.0)
     _store_row(value, here, row * n + column, out, out_scale, input_scale, row, True, STATIC)
 
 
@@ -235,12 +255,17 @@ def swiglu(
     out: torch.Tensor,
     out_scale: torch.Tensor | None,
     input_scale: torch.Tensor | None,
+    stream: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> None:
     """See `decoder.swiglu`."""
     rows, n = out.shape
     if out_scale is None:
         block = min(triton.next_power_of_2(n), 2048)
-        _swiglu[(rows, triton.cdiv(n, block))](gate_up, out, n, BLOCK=block, num_warps=8)
+        _swiglu[(rows, triton.cdiv(n, block))](
+            gate_up, out, n, stream, 0 if stream is None else stream.shape[1], eps,
+            STREAM=_row_block(stream), BLOCK=block, num_warps=8,
+        )  # fmt: skip
     else:
         _swiglu_quantize[(rows,)](
             gate_up, _bytes(out), out_scale, input_scale, n, STATIC=input_scale is not None,
@@ -271,6 +296,10 @@ def quantize(
 
 def _bytes(out: torch.Tensor) -> torch.Tensor:
     return out.view(torch.uint8) if out.dtype == torch.float8_e4m3fn else out
+
+
+def _row_block(stream: torch.Tensor | None) -> int:
+    return 0 if stream is None else triton.next_power_of_2(stream.shape[1])
 
 
 def _warps(n: int) -> int:

@@ -7,28 +7,84 @@ import torch
 import triton
 import triton.language as tl
 
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
+from alpamayo_rt.kernels.tiles import two_parts
+
 
 @triton.jit
-def _add_layer_norm(
-    x, delta, weight, bias, out, shift, eps, n, ADD: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    here = column < n
-    at = row * n + column
+def _stream(
+    x, delta, shift, row, rows, n, START: tl.constexpr, WIDTH: tl.constexpr, EXACT: tl.constexpr,
+    ADD: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """Columns [START, START + WIDTH) of x + delta + shift, float32; x + delta is stored."""
+    column = START + tl.arange(0, WIDTH)
+    here = (row < rows)[:, None] & ((column < n) | EXACT)[None, :]
+    at = row[:, None] * n + column[None, :]
     kind = x.dtype.element_ty
     value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
     if ADD:
         value = (value + tl.load(delta + at, mask=here, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
         tl.store(x + at, value.to(kind), mask=here)
     if SHIFT:
-        value += tl.load(shift + column, mask=here, other=0.0)
-    mean = tl.sum(value, 0) / n
-    centred = tl.where(here, value - mean, 0.0)
-    scaled = centred * tl.rsqrt(tl.sum(centred * centred, 0) / n + eps)
-    w = tl.load(weight + column, mask=here, other=0.0).to(tl.float32)
-    b = tl.load(bias + column, mask=here, other=0.0).to(tl.float32)
-    tl.store(out + at, (scaled * w + b).to(kind), mask=here)
+        value += tl.load(shift + column, mask=(column < n) | EXACT, other=0.0)[None, :]
+    return value
+
+
+@triton.jit
+def _centred(value, mean, n, START: tl.constexpr, WIDTH: tl.constexpr, EXACT: tl.constexpr):
+    centred = value - mean[:, None]
+    if EXACT:
+        return centred
+    else:
+        return tl.where((START + tl.arange(0, WIDTH) < n)[None, :], centred, 0.0)
+
+
+@triton.jit
+def _scaled(
+    centred,
+    scale,
+    weight,
+    bias,
+    out,
+    row,
+    rows,
+    n,
+    START: tl.constexpr,
+    WIDTH: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    column = START + tl.arange(0, WIDTH)
+    inside = (column < n) | EXACT
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+    b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+    value = (centred * scale[:, None] * w + b).to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * n + column[None, :], value, mask=(row < rows)[:, None] & inside[None, :])
+
+
+@triton.jit
+def _add_layer_norm(
+    x, delta, weight, bias, out, shift, eps, rows, n, ADD: tl.constexpr, SHIFT: tl.constexpr,
+    ROWS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, MAIN_EXACT: tl.constexpr,
+    REST_EXACT: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of a program, in a long and a short part: 1,152 columns take 1,024 + 128 and not 2,048."""
+    after_the_kernel_before(OVERLAP)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    main = _stream(x, delta, shift, row, rows, n, 0, MAIN, MAIN_EXACT, ADD, SHIFT)
+    total = tl.sum(main, 1)
+    if REST > 0:
+        rest = _stream(x, delta, shift, row, rows, n, MAIN, REST, REST_EXACT, ADD, SHIFT)
+        total += tl.sum(rest, 1)
+    mean = total / n
+    main = _centred(main, mean, n, 0, MAIN, MAIN_EXACT)
+    squares = tl.sum(main * main, 1)
+    if REST > 0:
+        rest = _centred(rest, mean, n, MAIN, REST, REST_EXACT)
+        squares += tl.sum(rest * rest, 1)
+    scale = tl.rsqrt(squares / n + eps)
+    _scaled(main, scale, weight, bias, out, row, rows, n, 0, MAIN, MAIN_EXACT)
+    if REST > 0:
+        _scaled(rest, scale, weight, bias, out, row, rows, n, MAIN, REST, REST_EXACT)
 
 
 def add_layer_norm(
@@ -39,57 +95,14 @@ def add_layer_norm(
     eps: float,
     out: torch.Tensor,
     shift: torch.Tensor | None = None,
+    launch: tuple[int, int] = (1, 4),
 ) -> None:
-    """See `vision.add_layer_norm`."""
-    rows, n = x.shape
-    _add_layer_norm[(rows,)](
-        x, delta, weight, bias, out, shift, eps, n, ADD=delta is not None, SHIFT=shift is not None,
-        BLOCK=triton.next_power_of_2(n), num_warps=max(1, min(8, triton.next_power_of_2(n) // 512)),
-    )  # fmt: skip
-
-
-@triton.jit
-def _rotate_patches(
-    qkv,
-    cos,
-    sin,
-    q_out,
-    k_out,
-    patches,
-    heads,
-    half,
-    HEADS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.arange(0, HEADS)
-    column = tl.arange(0, BLOCK)
-    inside = column < half
-    here = (head < heads)[:, None] & inside[None, :]
-    offset = head[:, None] * 2 * half + column[None, :]
-    width = heads * 2 * half
-    kind = qkv.dtype.element_ty
-    place = (token % patches) * half + column
-    c = tl.load(cos + place, mask=inside, other=0.0)[None, :]
-    s = tl.load(sin + place, mask=inside, other=0.0)[None, :]
-    source = qkv + token * 3 * width + offset
-    target = token * width + offset
-    first = tl.load(source, mask=here, other=0.0).to(tl.float32)
-    second = tl.load(source + half, mask=here, other=0.0).to(tl.float32)
-    tl.store(q_out + target, (first * c - second * s).to(kind), mask=here)
-    tl.store(q_out + target + half, (second * c + first * s).to(kind), mask=here)
-    first = tl.load(source + width, mask=here, other=0.0).to(tl.float32)
-    second = tl.load(source + width + half, mask=here, other=0.0).to(tl.float32)
-    tl.store(k_out + target, (first * c - second * s).to(kind), mask=here)
-    tl.store(k_out + target + half, (second * c + first * s).to(kind), mask=here)
-
-
-def rotate_patches(
-    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, q_out: torch.Tensor, k_out: torch.Tensor
-) -> None:
-    """See `vision.rotate_patches`."""
-    tokens, heads, d = q_out.shape
-    _rotate_patches[(tokens,)](
-        qkv, cos, sin, q_out, k_out, len(cos), heads, d // 2, HEADS=triton.next_power_of_2(heads),
-        BLOCK=triton.next_power_of_2(d // 2), num_warps=4,
+    """See `vision.add_layer_norm`; `launch`: rows and, for long ones, warps of a program."""
+    (rows, n), (of_program, warps) = x.shape, launch
+    main, rest = two_parts(n)
+    overlap = overlaps(out)
+    _add_layer_norm[(triton.cdiv(rows, of_program),)](
+        x, delta, weight, bias, out, shift, eps, rows, n, ADD=delta is not None, SHIFT=shift is not None,
+        ROWS=of_program, MAIN=main, REST=rest, MAIN_EXACT=main <= n, REST_EXACT=main + rest == n,
+        OVERLAP=overlap, num_warps=max(1, min(warps, of_program * main // 256)), launch_pdl=overlap,
     )  # fmt: skip

@@ -113,25 +113,44 @@ def linear_twin(a: torch.Tensor, weight: SkinnyWeight, out: torch.Tensor) -> Non
     out.copy_(_product(a, weight))
 
 
-def embed(table: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
-    """Rows of an embedding.
+def embed_and_place(
+    table: torch.Tensor,
+    ids: torch.Tensor,
+    out: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    positions: torch.Tensor,
+    places: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Rows of an embedding, and the rotary rows of their positions.
 
     Args:
         table: (vocabulary, K) contiguous.
         ids: (R,) int64 on the same device, each in [0, vocabulary).
         out: (R, K) contiguous.
+        angles: cosines and sines of every position, both (P, D) contiguous float32.
+        positions: (R,) int64, each in [0, P).
+        places: cosines and sines of these positions, both (R, D) contiguous float32; are written.
     """
     if uses_triton(out):
         from alpamayo_rt.kernels.skinny import triton_kernels
 
-        triton_kernels.embed(table, ids, out)
+        triton_kernels.embed_and_place(table, ids, out, angles, positions, places)
     else:
-        embed_twin(table, ids, out)
+        embed_and_place_twin(table, ids, out, angles, positions, places)
 
 
-def embed_twin(table: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
-    """See `embed`."""
+def embed_and_place_twin(
+    table: torch.Tensor,
+    ids: torch.Tensor,
+    out: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    positions: torch.Tensor,
+    places: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """See `embed_and_place`."""
     out.copy_(table.index_select(0, ids))
+    for source, target in zip(angles, places, strict=True):
+        torch.index_select(source, 0, positions, out=target)
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

@@ -76,17 +76,49 @@ def linear(a: torch.Tensor, weight: SkinnyWeight, out: torch.Tensor) -> None:
 
 
 @triton.jit
-def _embed(table, ids, out, width, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+def _embed_and_place(
+    table,
+    ids,
+    out,
+    cosines,
+    sines,
+    positions,
+    cos,
+    sin,
+    width,
+    angles,
+    BLOCK: tl.constexpr,
+    ANGLES: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """One program a block of a row; behind the row's last block, one more for its position."""
     r = tl.program_id(1).to(tl.int64)
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     after_the_kernel_before(OVERLAP)
-    value = tl.load(table + tl.load(ids + r) * width + column, mask=column < width)
-    tl.store(out + r * width + column, value.to(out.dtype.element_ty), mask=column < width)
+    if tl.program_id(0) == tl.num_programs(0) - 1:
+        column = tl.arange(0, ANGLES)
+        place = tl.load(positions + r) * angles + column
+        a = tl.load(cosines + place, mask=column < angles)
+        b = tl.load(sines + place, mask=column < angles)
+        tl.store(cos + r * angles + column, a, mask=column < angles)
+        tl.store(sin + r * angles + column, b, mask=column < angles)
+    else:
+        column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        value = tl.load(table + tl.load(ids + r) * width + column, mask=column < width)
+        tl.store(out + r * width + column, value.to(out.dtype.element_ty), mask=column < width)
 
 
-def embed(table: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
-    """See `operations.embed`."""
-    rows, width = out.shape
+def embed_and_place(
+    table: torch.Tensor,
+    ids: torch.Tensor,
+    out: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    positions: torch.Tensor,
+    places: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """See `operations.embed_and_place`."""
+    (rows, width), half = out.shape, places[0].shape[1]
     overlap = overlaps(out)
-    grid = (triton.cdiv(width, 1024), rows)
-    _embed[grid](table, ids, out, width, BLOCK=1024, OVERLAP=overlap, num_warps=4, launch_pdl=overlap)
+    _embed_and_place[(triton.cdiv(width, 1024) + 1, rows)](
+        table, ids, out, *angles, positions, *places, width, half, BLOCK=1024,
+        ANGLES=triton.next_power_of_2(half), OVERLAP=overlap, num_warps=4, launch_pdl=overlap,
+    )  # fmt: skip

@@ -92,8 +92,10 @@ def test_the_fused_network_runs_on_the_eager_engine(tiny: Pair) -> None:
         engine.append(cache, [0], [SEQUENCES[0]])
         handed = hand_off(cache, SEQUENCES[:1], [0, 0], None, WAYPOINTS)
         found.append((logits, engine.denoise(draw_noise(2, WAYPOINTS, 0), 2, handed)))
-    for ours, wanted in zip(*found, strict=True):
-        assert torch.equal(ours, wanted)
+    (logits, action), (wanted_logits, wanted_action) = found
+    assert torch.equal(logits, wanted_logits)
+    # The expert's norms have become part of the products behind them, in float32 here.
+    assert distance(action, wanted_action) < 1e-5
 
 
 def test_narrowed_networks(narrow: Pair) -> None:

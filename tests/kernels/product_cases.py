@@ -18,10 +18,10 @@ def operands(
     m: int, n: int, k: int, dtype: torch.dtype, device: str = "cpu", spare: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """x, weight, out and bias; `spare` columns stand between the rows."""
-    generator = torch.Generator().manual_seed(m + n + k)
+    generator = torch.Generator(device).manual_seed(m + n + k)
 
     def made(rows: int, columns: int, scale: float) -> torch.Tensor:
-        values = torch.randn(rows, columns + spare, generator=generator) * scale
+        values = torch.randn(rows, columns + spare, generator=generator, device=device) * scale
         whole = torch.empty(values.numel() + ALIGNMENT, dtype=dtype, device=device)
         start = -whole.data_ptr() % ALIGNMENT // dtype.itemsize  # as a GPU's memory is given
         return whole[start:][: values.numel()].view(values.shape).copy_(values)[:, :columns]

@@ -170,6 +170,7 @@ class Products:
                     with self._apart(out.device):
                         proposals = self._proposals(key, torchs, x, weight, out, bias)
                 self.chosen[key], self._runs[key] = proposals[0] if proposals else ("torch", torchs)
+                _LOG.debug("products: %s for %s", self.chosen[key], key)
             return self._runs[key]
 
     def _proposals(

@@ -52,7 +52,8 @@ def bin_of(x, largest, smallest, BINS: tl.constexpr):
 
 
 @triton.jit
-def _ends(low_a, high_a, low_b, high_b):
+def ends(low_a, high_a, low_b, high_b):
+    """Combines smallest and largest numbers."""
     return tl.minimum(low_a, low_b), tl.maximum(high_a, high_b)
 
 
@@ -181,5 +182,5 @@ def search(
                 here = here & (order >= low) & (order <= high)
                 lowest = tl.minimum(lowest, tl.where(here, order, far))
                 highest = tl.maximum(highest, tl.where(here, order, -far))
-            low, high = tl.reduce((lowest, highest), 0, _ends)
+            low, high = tl.reduce((lowest, highest), 0, ends)
     return low, reached

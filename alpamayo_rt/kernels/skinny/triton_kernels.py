@@ -95,12 +95,12 @@ def _embed_and_place(
     r = tl.program_id(1).to(tl.int64)
     after_the_kernel_before(OVERLAP)
     if tl.program_id(0) == tl.num_programs(0) - 1:
-        column = tl.arange(0, ANGLES)
-        place = tl.load(positions + r) * angles + column
-        a = tl.load(cosines + place, mask=column < angles)
-        b = tl.load(sines + place, mask=column < angles)
-        tl.store(cos + r * angles + column, a, mask=column < angles)
-        tl.store(sin + r * angles + column, b, mask=column < angles)
+        angle = tl.arange(0, ANGLES)
+        place = tl.load(positions + r) * angles + angle
+        a = tl.load(cosines + place, mask=angle < angles)
+        b = tl.load(sines + place, mask=angle < angles)
+        tl.store(cos + r * angles + angle, a, mask=angle < angles)
+        tl.store(sin + r * angles + angle, b, mask=angle < angles)
     else:
         column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         value = tl.load(table + tl.load(ids + r) * width + column, mask=column < width)

@@ -71,47 +71,21 @@ def product(x: Input, weight: Fused, dtype: torch.dtype) -> torch.Tensor:
     if zero is not None:
         assert scale is not None
         return F.linear(x.values, from_int4(Int4(values, scale, zero), weight.inputs).to(dtype))
-    if len(x.values) <= FEW_TOKENS:
-        return torch.mm(x.values, values.t())
     out = x.values.new_empty(len(x.values), len(values))
     linear_into(x.values, values, out)
     return out
 
 
 def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None:
-    """x (N, out) += the product of h (N, K); what could not be added in place is returned, for the next norm.
+    """x (N, out) += the product of h (N, K).
 
-    That is either (N, out) in the type of x, or float32 parts (S, N, out): a product of few tokens has too few
-    tiles to occupy a GPU unless its sum is divided.
+    Returns:
+        (N, out) in the type of x where it could not be added in place: for the next norm to add.
     """
     if weight.fp8 or weight.weight.zero is not None:
         return product(h, weight, x.dtype)
-    values = weight.weight.values
-    parts = _parts(len(x), *values.shape) if x.is_cuda else 1
-    if parts == 1:
-        if len(x) <= FEW_TOKENS:
-            x.addmm_(h.values, values.t())
-        else:
-            linear_into(h.values, values, x, add=True)
-        return None
-    left = h.values.view(len(x), parts, -1).transpose(0, 1)
-    right = values.view(len(values), parts, -1).permute(1, 2, 0)
-    return torch.bmm(left, right, out_dtype=torch.float32)
-
-
-FEW_TOKENS = 1024
-"""Up to so many, as many as the expert usually has, torch's own product is as fast; see docs/kernels.md."""
-
-
-def _parts(tokens: int, outputs: int, inputs: int) -> int:
-    """Into how many parts the sum of a product is divided."""
-    tiles = -(-tokens // 128) * -(-outputs // 128)
-    wanted = SPLIT.get((inputs // outputs, tiles <= 64), 1)
-    return wanted if inputs % (wanted * 16) == 0 else 1
-
-
-SPLIT: dict[tuple[int, bool], int] = {(4, True): 4}
-"""(inputs over outputs, few tiles) → parts; measured on an H100, see docs/kernels.md."""
+    linear_into(h.values, weight.weight.values, x, add=True)
+    return None
 
 
 def normed(

@@ -100,21 +100,45 @@ def add_rms_norm(
 
 
 @triton.jit
-def _inverse_rms(stream, row, n, eps, BLOCK: tl.constexpr):
-    """What an RMSNorm of a row of the stream (n values) multiplies by; 1 where there is no stream (BLOCK 0)."""
+def _stream_row(stream, row, n, BLOCK: tl.constexpr):
+    """A row of the stream (n values), or something that nobody reads where there is none (BLOCK 0)."""
     if BLOCK > 0:
         column = tl.arange(0, BLOCK)
-        value = tl.load(stream + row * n + column, mask=column < n, other=0.0).to(tl.float32)
+        return tl.load(stream + row * n + column, mask=column < n, other=0.0).to(tl.float32)
+    else:
+        return 0.0
+
+
+@triton.jit
+def _inverse_rms(value, n, eps, BLOCK: tl.constexpr):
+    """What an RMSNorm of that row multiplies by; 1 where there is none."""
+    if BLOCK > 0:
         return tl.rsqrt(tl.sum(value * value, 0) / n + eps)
     else:
         return 1.0
 
 
 @triton.jit
-def _turned(base, weight, cos, sin, half, half_column, here, eps, share, kind: tl.constexpr):
+def _turned(
+    base,
+    weight,
+    cos,
+    sin,
+    half,
+    half_column,
+    here,
+    eps,
+    whole,
+    hidden,
+    kind: tl.constexpr,
+    STREAM: tl.constexpr,
+):
     """Both halves of some heads, normed and rotated, float32; `base` (heads, BLOCK) points at the first."""
-    first = tl.load(base, mask=here, other=0.0).to(tl.float32) * share
-    second = tl.load(base + half, mask=here, other=0.0).to(tl.float32) * share
+    first = tl.load(base, mask=here, other=0.0).to(tl.float32)
+    second = tl.load(base + half, mask=here, other=0.0).to(tl.float32)
+    # Behind the reads, as the sum waits for others.
+    share = _inverse_rms(whole, hidden, eps, STREAM)
+    first, second = first * share, second * share
     rms = tl.rsqrt((tl.sum(first * first, 1) + tl.sum(second * second, 1)) / (2 * half) + eps)[:, None]
     inside = half_column < half
     w1 = tl.load(weight + half_column, mask=inside, other=0.0).to(tl.float32)[None, :]
@@ -162,14 +186,16 @@ def _qk_norm_rope(
     source = qkv + token * row_stride
     cos += token * half
     sin += token * half
-    share = _inverse_rms(stream, token, hidden, eps, STREAM)
+    whole = _stream_row(stream, token, hidden, STREAM)
     # Two ifs: the first is decided when it is compiled, and without it a q_out that is not there would be read.
     if Q_PROGRAMS > 0:  # noqa: SIM102
         if part < Q_PROGRAMS:
             head = part * HEADS + tl.arange(0, HEADS)
             here = (head < heads)[:, None] & (column < half)[None, :]
             offset = head[:, None] * 2 * half + column[None, :]
-            first, second = _turned(source + offset, q_weight, cos, sin, half, column, here, eps, share, kind)
+            first, second = _turned(
+                source + offset, q_weight, cos, sin, half, column, here, eps, whole, hidden, kind, STREAM
+            )
             target = q_out + token * heads * 2 * half + offset
             tl.store(target, first.to(kind), mask=here)
             tl.store(target + half, second.to(kind), mask=here)
@@ -179,7 +205,9 @@ def _qk_norm_rope(
         offset = head[:, None] * 2 * half + column[None, :]
         slot = tl.load(slots + token)
         base = source + heads * 2 * half
-        first, second = _turned(base + offset, k_weight, cos, sin, half, column, here, eps, share, kind)
+        first, second = _turned(
+            base + offset, k_weight, cos, sin, half, column, here, eps, whole, hidden, kind, STREAM
+        )
         target = keys + head[:, None].to(tl.int64) * key_head_stride + slot * key_slot_stride + column[None, :]
         tl.store(target, first.to(kind), mask=here)
         tl.store(target + half, second.to(kind), mask=here)
@@ -187,6 +215,7 @@ def _qk_norm_rope(
         target = (
             values + head[:, None].to(tl.int64) * value_head_stride + slot * value_slot_stride + column[None, :]
         )
+        share = _inverse_rms(whole, hidden, eps, STREAM)
         first = tl.load(base + offset, mask=here, other=0.0).to(tl.float32) * share
         second = tl.load(base + half + offset, mask=here, other=0.0).to(tl.float32) * share
         tl.store(target, first.to(kind), mask=here)
@@ -223,10 +252,13 @@ def qk_norm_rope(
 
 
 @triton.jit
-def _gated(gate_up, row, n, column, here, share):
+def _gated(gate_up, row, n, column, here, stream, hidden, eps, STREAM: tl.constexpr):
     kind = gate_up.dtype.element_ty
+    # All reads come before the sum, which waits for some of them.
+    value = _stream_row(stream, row, hidden, STREAM)
     gate = tl.load(gate_up + row * 2 * n + column, mask=here, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * n + n + column, mask=here, other=0.0).to(tl.float32)
+    share = _inverse_rms(value, hidden, eps, STREAM)
     gate, up = (gate * share).to(kind).to(tl.float32), (up * share).to(kind).to(tl.float32)
     opened = (gate / (1 + tl.exp(-gate))).to(kind).to(tl.float32)
     return (opened * up).to(kind).to(tl.float32)
@@ -237,7 +269,7 @@ def _swiglu(gate_up, out, n, stream, hidden, eps, STREAM: tl.constexpr, BLOCK: t
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = column < n
-    value = _gated(gate_up, row, n, column, here, _inverse_rms(stream, row, hidden, eps, STREAM))
+    value = _gated(gate_up, row, n, column, here, stream, hidden, eps, STREAM)
     tl.store(out + row * n + column, value.to(out.dtype.element_ty), mask=here)
 
 
@@ -246,7 +278,7 @@ def _swiglu_quantize(gate_up, out, out_scale, input_scale, n, STATIC: tl.constex
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     here = column < n
-    value = _gated(gate_up, row, n, column, here, 1.0)
+    value = _gated(gate_up, row, n, column, here, gate_up, 1, 0.0, 0)
     _store_row(value, here, row * n + column, out, out_scale, input_scale, row, True, STATIC)
 
 

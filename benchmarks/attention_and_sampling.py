@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks and times decode attention, expert attention and the choice of tokens, in several divisions of work.
+"""Checks and times attention, the choice of tokens and the start of a pass, in several divisions of work.
 
 Run on a GPU: `python benchmarks/attention_and_sampling.py --out benchmarks/results/NAME.json`. Sizes are those
 of the released models: 36 layers, 8 key-value heads of 128, 155,697 tokens. Each figure is the median over
-replays of a CUDA graph that goes through the caches of all layers, so that none is found in the GPU's own
-cache.
+replays of a CUDA graph that goes through the caches of all layers: none is found in the GPU's own cache.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from alpamayo_rt.kernels.layers.decoder import qk_norm_rope_twin
 from alpamayo_rt.kernels.rollout import operations as rollout
 from alpamayo_rt.kernels.sampling import operations as sampling
 from alpamayo_rt.kernels.skinny import configurations as launches
+from alpamayo_rt.kernels.skinny import operations as skinny
 
 LAYERS, KV_HEADS, DIM, WAYPOINTS, ROOM, VOCABULARY = 36, 8, 128, 64, 257, 155_697
 SCALE = DIM**-0.5
@@ -212,16 +212,14 @@ def expert_cases(heads: int, candidates: int, prefix: int, every: bool) -> list[
             ExpertConfiguration(few, 64, 64, 4, 2, 168),
         ]
     cases = [case(c) for c in dict.fromkeys(tried)]
-    queries = candidates * WAYPOINTS * heads // KV_HEADS
-    return cases + torch_cases("expert", shape, queries, keys, values)
+    return cases + torch_cases("expert", shape, candidates * WAYPOINTS * heads // KV_HEADS, keys, values)
 
 
 def sampling_cases(rows: int, kind: str, every: bool) -> list[Case]:
     """The default settings; `random` weights' logits, the same rounded to bfloat16, or a `peaked` model's."""
-    shape = {"rows": rows, "logits": kind}
-    logits = torch.randn(rows, VOCABULARY, device="cuda") * (4.0 if kind == "peaked" else 1.28)
-    if kind == "bfloat16":
-        logits = logits.bfloat16().float()
+    shape, scale = {"rows": rows, "logits": kind}, 4.0 if kind == "peaked" else 1.28
+    logits = torch.randn(rows, VOCABULARY, device="cuda") * scale
+    logits = logits.bfloat16().float() if kind == "bfloat16" else logits
     masked = torch.tensor([[151_669, 155_670], [0, 0]], device="cuda")
     settings = sampling.sampling_settings(0.6, 0.98, None, "cuda")
     uniforms = torch.rand(16, rows, device="cuda", dtype=torch.float64)
@@ -246,19 +244,41 @@ def sampling_cases(rows: int, kind: str, every: bool) -> list[Case]:
     tried = [sampling.SamplingConfiguration()]
     if every:
         tried += [
-            sampling.SamplingConfiguration(programs, block, 8, bins, ways, 512)
-            for programs, block, bins, ways in (
-                (132, 1024, 4096, 16), (264, 2048, 4096, 16), (264, 1024, 2048, 16), (264, 1024, 4096, 8),
-                (264, 1024, 4096, 32), (528, 1024, 4096, 16),
+            sampling.SamplingConfiguration(*numbers)
+            for numbers in (
+                (132, 1024, 8, 4096, 16, 512), (264, 2048, 8, 4096, 16, 512), (264, 1024, 8, 2048, 16, 512),
+                (264, 1024, 8, 1024, 16, 512), (264, 1024, 8, 2048, 16, 256), (264, 1024, 8, 1024, 16, 256),
+                (264, 1024, 8, 2048, 8, 512), (264, 1024, 4, 2048, 16, 256), (528, 1024, 8, 4096, 16, 512),
             )
         ]  # fmt: skip
-    cases = [case(c) for c in tried]
-    out = torch.full((rows,), -1, device="cuda")
 
     def by_sort(draw: int) -> None:
+        out = torch.empty(rows, dtype=torch.int64, device="cuda")
         sampling.choose_tokens_twin(logits, uniforms[draw % 16], settings, masked, out)
 
-    return [*cases, Case("choose", shape, {"torch": "a sort, in a graph"}, by_sort, lambda: 0.0, 8, False)]
+    return [
+        *map(case, tried),
+        Case("choose", shape, {"torch": "a sort, in a graph"}, by_sort, lambda: 0.0, 8, False),
+    ]
+
+
+def start_cases(rows: int) -> list[Case]:
+    """What a decode pass begins with: rows of the embedding and of the rotary angles."""
+    table = torch.randn(VOCABULARY, 4096, device="cuda", dtype=torch.bfloat16)
+    cosines, sines = torch.randn(2, 4096, DIM // 2, device="cuda")
+    ids, positions = torch.randint(4096, (2, rows), device="cuda")
+    out = torch.zeros(rows, 4096, device="cuda", dtype=torch.bfloat16)
+    cos, sin = torch.zeros(2, rows, DIM // 2, device="cuda")
+    arguments = (table, ids, out, (cosines, sines), positions, (cos, sin))
+
+    def check() -> float:
+        skinny.embed_and_place(*arguments)
+        exact = torch.cat((table[ids].float(), cosines[positions], sines[positions]), 1)
+        return relative(torch.cat((out.float(), cos, sin), 1), exact)
+
+    mine = Case("start", {"rows": rows}, {}, lambda _: skinny.embed_and_place(*arguments), check)
+    twin = lambda _: skinny.embed_and_place_twin(*arguments)  # noqa: E731
+    return [mine, Case("start", mine.shape, {"torch": "a launch each"}, twin, lambda: 0.0, kernel=False)]
 
 
 def advance_case() -> Case:
@@ -326,7 +346,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     folder = os.environ.get("OUT")
     parser.add_argument("--out", type=Path, default=Path(folder, "attention.json") if folder else None)
-    parser.add_argument("--only", choices=["decode", "expert", "choose", "advance"])
+    parser.add_argument("--only", choices=["decode", "expert", "start", "choose", "advance"])
     parser.add_argument("--overlap", action="store_true", help="kernels start while others drain")
     parser.add_argument("--quick", action="store_true", help="only the configurations that are in use")
     options = parser.parse_args()
@@ -346,6 +366,7 @@ def main() -> None:
             ("choose", lambda r=r, n=n: sampling_cases(r, n, every and n == "random"))
             for r, n in ((1, "random"), (6, "random"), (6, "bfloat16"), (6, "peaked"))
         ),
+        *(("start", lambda r=r: start_cases(r)) for r in (1, 6)),
         ("advance", lambda: [advance_case()]),
     ]
     done: list[Case] = []

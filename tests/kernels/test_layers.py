@@ -76,14 +76,6 @@ def test_add_rms_norm(dtype: torch.dtype, n: int, hidden: int, narrow: str, devi
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_add_parts(dtype: torch.dtype, device: str) -> None:
-    x, parts, weight = random(3, 40, dtype=dtype), random(4, 3, 40, seed=1), torch.ones(40, dtype=dtype)
-    ours, out = x.clone().to(device), torch.empty(3, 40, dtype=dtype, device=device)
-    decoder.add_rms_norm(ours, parts.to(device), weight.to(device), 1e-6, out)
-    near(ours, x.double() + parts.double().sum(0), dtype)
-
-
-@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("n", "heads", "kv", "d"), [(1, 4, 2, 8), (3, 6, 3, 24), (70, 9, 3, 16), (2, 0, 5, 8)])
 def test_qk_norm_rope(dtype: torch.dtype, n: int, heads: int, kv: int, d: int, device: str) -> None:
     qkv = random(n, (heads + 2 * kv) * d, seed=1, dtype=dtype)

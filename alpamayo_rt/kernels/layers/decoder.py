@@ -30,7 +30,7 @@ def add_rms_norm(
 
     Args:
         x: (N, hidden) residual stream, changed in place.
-        delta: (N, hidden) what the layer before gave, float32 parts of it (S, N, hidden), or None.
+        delta: (N, hidden) what the layer before gave, or None.
         weight: (hidden,) of the norm.
         eps: of the norm.
         out: (N, hidden) in the type of x, or e4m3 with `out_scale`.
@@ -60,7 +60,7 @@ def add_rms_norm_twin(
 ) -> None:
     """See `add_rms_norm`."""
     if delta is not None:
-        x += delta if delta.dim() == 2 else delta.sum(0).to(x.dtype)
+        x += delta
     if feature is not None:
         assert feature_row is not None
         x += torch.where(feature_row[:, None] >= 0, feature[feature_row.clamp(min=0)], 0)

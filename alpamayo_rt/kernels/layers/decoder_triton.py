@@ -46,8 +46,6 @@ def _add_rms_norm(
     feature_row,
     eps,
     n,
-    part_stride,
-    PARTS: tl.constexpr,
     ADD: tl.constexpr,
     FEATURE: tl.constexpr,
     QUANTIZE: tl.constexpr,
@@ -62,10 +60,6 @@ def _add_rms_norm(
     value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
     if ADD:
         given = tl.load(delta + at, mask=here, other=0.0).to(tl.float32)
-        for part in tl.static_range(1, PARTS):
-            given += tl.load(delta + part * part_stride + at, mask=here, other=0.0)
-        if PARTS > 1:
-            given = given.to(kind).to(tl.float32)
         value = (value + given).to(kind).to(tl.float32)
     if FEATURE:
         source = tl.load(feature_row + row)
@@ -92,8 +86,7 @@ def add_rms_norm(
     """See `decoder.add_rms_norm`."""
     rows, n = x.shape
     _add_rms_norm[(rows,)](
-        x, delta, weight, _bytes(out), out_scale, input_scale, feature, feature_row, eps, n,
-        rows * n, PARTS=1 if delta is None or delta.dim() == 2 else len(delta), ADD=delta is not None,
+        x, delta, weight, _bytes(out), out_scale, input_scale, feature, feature_row, eps, n, ADD=delta is not None,
         FEATURE=feature is not None, QUANTIZE=out_scale is not None, STATIC=input_scale is not None,
         BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
     )  # fmt: skip

@@ -42,25 +42,21 @@ CONFIGURATIONS = [
 NORM_LAUNCHES = [(1, 4), (1, 2), (1, 1), (2, 1), (2, 2), (2, 4), (4, 4), (8, 8)]
 
 
-def attention_cases(images: int, together: bool) -> list[Case]:
-    """Ours in all configurations, its first kernel alone, and the library's attention alone.
-
-    With `together` only those in which programs wait for each other.
-    """
+def attention_cases(images: int) -> list[Case]:
+    """Ours in all configurations, its first kernel alone, and the library's attention alone."""
     tokens, shape = images * PATCHES, {"images": images}
     fresh = torch.randn(tokens, 3 * HIDDEN, device="cuda", dtype=torch.bfloat16)
     sets = torch.randn(SETS, tokens, 3 * HIDDEN, device="cuda", dtype=torch.bfloat16)
-    arrivals = torch.zeros(images * HEADS, device="cuda", dtype=torch.int32)
     outs = torch.full((SETS, tokens, HEADS, DIM), torch.nan, device="cuda", dtype=torch.bfloat16)
     angle = torch.randn(PATCHES, DIM // 2, device="cuda")
     cos, sin = angle.cos(), angle.sin()
     exact = torch.empty(tokens, HEADS, DIM, device="cuda", dtype=torch.float64)
-    patch_attention_twin(fresh.double(), cos.double(), sin.double(), exact, arrivals)
+    patch_attention_twin(fresh.double(), cos.double(), sin.double(), exact)
 
     def case(c: PatchConfiguration, overlap: bool = True) -> Case:
         def run(i: int) -> None:
             launches.PROGRAMMATIC_LAUNCH = overlap
-            triton_patches.patch_attention(sets[i % SETS], cos, sin, outs[i % SETS], arrivals, c)
+            triton_patches.patch_attention(sets[i % SETS], cos, sin, outs[i % SETS], c)
             launches.PROGRAMMATIC_LAUNCH = True
 
         def check() -> float:
@@ -108,9 +104,6 @@ def attention_cases(images: int, together: bool) -> list[Case]:
         return Case("patch attention", shape, how, run, check, CALLS, kernel=False)
 
     chosen = patch_configuration(torch.bfloat16)
-    if together:
-        tried = [chosen, *(c for c in CONFIGURATIONS if c.block_n == 64)]
-        return [case(replace(c, together=True)) for c in dict.fromkeys(tried)]
     rising = [replace(c, steady=False) for c in CONFIGURATIONS[:2]]
     ours = [case(c) for c in dict.fromkeys([chosen, *CONFIGURATIONS, *rising])]
     libraries = [library("cudnn", SDPBackend.CUDNN_ATTENTION), library("flash", SDPBackend.FLASH_ATTENTION)]
@@ -147,14 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     folder = os.environ.get("OUT")
     parser.add_argument("--out", type=Path, default=Path(folder, "vision_attention.json") if folder else None)
-    parser.add_argument("--together", action="store_true", help="only programs that wait for each other")
     options = parser.parse_args()
     started = time.perf_counter()
     torch.manual_seed(0)
     done: list[Case] = []
     for images in (16, 4):
-        cases = attention_cases(images, options.together)
-        cases += [] if options.together else norm_cases(images)
+        cases = attention_cases(images) + norm_cases(images)
         compile_all(cases)
         for case in cases:
             measure(case)

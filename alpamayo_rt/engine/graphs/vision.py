@@ -39,7 +39,6 @@ class VisionRun:
         tokens = images * rows * columns // c.merge_size**2
         self.features = like.new_zeros(1 + len(c.deepstack_layers), tokens, c.out_hidden_size)
         self._shifts = _running_biases(tower)
-        self._arrivals = torch.zeros(images * c.num_heads, dtype=torch.int32, device=like.device)
 
     def __call__(self) -> None:
         """`patches` → `features`."""
@@ -65,7 +64,7 @@ class VisionRun:
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, before)
         qkv = _linear(h, block.attn.qkv)
         heads = h.unflatten(1, (block.attn.num_heads, -1))
-        patch_attention(qkv, self.cos, self.sin, heads, self._arrivals)
+        patch_attention(qkv, self.cos, self.sin, heads)
         _add_product(x, h, block.attn.proj)
         norm = block.norm2
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)

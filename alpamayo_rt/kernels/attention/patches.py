@@ -27,19 +27,16 @@ class PatchConfiguration:
         steady: whether scores are taken off the largest of the first tile and not of all so far, which spares
             the sums their correction at each step. Where others lie so far above it that sums might overflow,
             a program begins again without.
-        together: whether the programs of a head turn its keys, each those of its own tile, and wait for each
-            other; otherwise a kernel before turns all keys.
-        turned: groups of up to eight pairs of a key that a program of that kernel turns.
+        turned: groups of up to eight pairs of a key that a program of the kernel before, which turns all, takes.
     """
 
     block_m: int = 128
     block_n: int = 64
     warps: int = 8
-    stages: int = 2
+    stages: int = 3
     registers: int | None = 128
     steady: bool = True
-    together: bool = False
-    turned: int = 512
+    turned: int = 128
 
 
 def patch_configuration(dtype: torch.dtype) -> PatchConfiguration:
@@ -54,7 +51,6 @@ def patch_attention(
     cos: torch.Tensor,
     sin: torch.Tensor,
     out: torch.Tensor,
-    arrivals: torch.Tensor,
     configuration: PatchConfiguration | None = None,
 ) -> None:
     """Rotate queries and keys, then let the patches of each image attend to each other, scaled by d^-½.
@@ -65,16 +61,15 @@ def patch_attention(
         cos: (patches, d / 2) float32, as is sin; the second half of a head has the same.
         sin: see cos.
         out: (T, heads, d) contiguous; may be no part of qkv.
-        arrivals: (images · heads,) int32, zero between launches: where programs wait for each other.
         configuration: how a kernel divides the work; None chooses.
     """
     if uses_triton(qkv):
         from alpamayo_rt.kernels.attention import triton_patches
 
         chosen = configuration or patch_configuration(qkv.dtype)
-        triton_patches.patch_attention(qkv, cos, sin, out, arrivals, chosen)
+        triton_patches.patch_attention(qkv, cos, sin, out, chosen)
     else:
-        patch_attention_twin(qkv, cos, sin, out, arrivals)
+        patch_attention_twin(qkv, cos, sin, out)
 
 
 def patch_attention_twin(
@@ -82,7 +77,6 @@ def patch_attention_twin(
     cos: torch.Tensor,
     sin: torch.Tensor,
     out: torch.Tensor,
-    arrivals: torch.Tensor,
     configuration: PatchConfiguration | None = None,
 ) -> None:
     """See `patch_attention`; any configuration is the same to it."""

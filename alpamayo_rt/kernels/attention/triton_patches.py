@@ -21,13 +21,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from alpamayo_rt.kernels.attention.patches import PatchConfiguration
 from alpamayo_rt.kernels.attention.triton_shared import dot_precision, padded, product
-from alpamayo_rt.kernels.attention.triton_turn import (
-    MOST_TOGETHER,
-    neighbours,
-    turn_keys,
-    turn_tile,
-    when_all_are_turned,
-)
+from alpamayo_rt.kernels.attention.triton_turn import neighbours, turn_keys, turn_tile
 from alpamayo_rt.kernels.skinny.triton_parts import overlaps
 from alpamayo_rt.kernels.tiles import two_parts
 
@@ -142,9 +136,7 @@ def _patch_attention(
     cos,
     sin,
     out,
-    arrivals,
     patches,
-    heads,
     width,
     scale,
     DIM: tl.constexpr,
@@ -153,8 +145,6 @@ def _patch_attention(
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,
     MORE_GROUPS: tl.constexpr,
-    TOGETHER: tl.constexpr,
-    TILES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     RISING: tl.constexpr,
@@ -175,24 +165,16 @@ def _patch_attention(
     # Turned queries wait where the result will lie, for the compiler keeps in shared memory what is read. What
     # was computed it fetches into registers for each product anew, and then products do not overlap.
     head_out = out + image.to(tl.int64) * patches * width + head * DIM
-    if OVERLAP and TOGETHER:
-        gdc_launch_dependents()
-        gdc_wait()
-    turn_tile(
-        base, head_out, cos, sin, tile * BLOCK_M, patches, width, 0, GROUPS, BLOCK_M, DIM // 2, GROUP, TOGETHER
-    )  # fmt: skip
+    turn_tile(base, head_out, cos, sin, tile * BLOCK_M, patches, width, 0, GROUPS, BLOCK_M, DIM // 2, GROUP)
     if MORE_GROUPS > 0:
         turn_tile(
             base, head_out, cos, sin, tile * BLOCK_M, patches, width, GROUPS, MORE_GROUPS, BLOCK_M, DIM // 2,
-            GROUP, TOGETHER,
+            GROUP,
         )  # fmt: skip
-    if TOGETHER:
-        when_all_are_turned(arrivals + image * heads + head, TILES)
-    else:
-        tl.debug_barrier()  # other threads of this program read them; no other program does
+    tl.debug_barrier()  # other threads of this program read them; no other program does
     target = head_out + patch * width
     q = _read(target, inside, 0, MAIN, DIM, True)
-    if OVERLAP and not TOGETHER:
+    if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
     if REST > 0:
@@ -221,24 +203,21 @@ def patch_attention(
     cos: torch.Tensor,
     sin: torch.Tensor,
     out: torch.Tensor,
-    arrivals: torch.Tensor,
     configuration: PatchConfiguration,
 ) -> None:
     """See `patches.patch_attention`."""
     (tokens, heads, dim), patches, c = out.shape, len(cos), configuration
     tiles, overlap, group = triton.cdiv(patches, c.block_m), overlaps(out), neighbours(dim // 2)
-    together = c.together and tiles <= MOST_TOGETHER
-    if not together:
-        turn_keys(qkv, cos, sin, heads, c)
+    turn_keys(qkv, cos, sin, heads, c)
     main, rest = two_parts(dim, 16)
     groups, more_groups = two_parts(c.block_m * (dim // 2 // group))
     half, last, masked = last_tiles(patches, c.block_n)
     # Weights of float16 must stay below its largest number, sums of others well below that of float32.
     most = 2.0**15 if qkv.dtype == torch.float16 else 2.0**64
     _patch_attention[(tiles, heads, tokens // patches)](
-        qkv, cos, sin, out, arrivals, patches, heads, heads * dim, dim**-0.5 * math.log2(math.e),
-        DIM=dim, MAIN=main, REST=rest, GROUP=group, GROUPS=groups, MORE_GROUPS=more_groups, TOGETHER=together,
-        TILES=tiles, BLOCK_M=c.block_m, BLOCK_N=c.block_n, RISING=not c.steady, MOST=most,
+        qkv, cos, sin, out, patches, heads * dim, dim**-0.5 * math.log2(math.e),
+        DIM=dim, MAIN=main, REST=rest, GROUP=group, GROUPS=groups, MORE_GROUPS=more_groups,
+        BLOCK_M=c.block_m, BLOCK_N=c.block_n, RISING=not c.steady, MOST=most,
         WHOLE=patches // c.block_n * c.block_n, HALF_TILE=half, LAST_TILE=last, LAST_MASKED=masked,
         PRECISION=dot_precision(qkv), OVERLAP=overlap,
         num_warps=c.warps, num_stages=c.stages, maxnreg=c.registers, launch_pdl=overlap,

@@ -11,9 +11,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from alpamayo_rt.kernels.attention.patches import PatchConfiguration
 from alpamayo_rt.kernels.skinny.triton_parts import overlaps
 
-MOST_TOGETHER = 32
-"""Programs that may wait for each other: fewer than run at once on any GPU that can hold the models."""
-
 
 @triton.jit
 def _turn(source, target, cosine, sine, here, HALF: tl.constexpr):
@@ -62,9 +59,9 @@ def _turn_keys(
 @triton.jit
 def turn_tile(
     base, target, cos, sin, start, end, width, FIRST: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr,
-    HALF: tl.constexpr, GROUP: tl.constexpr, KEYS: tl.constexpr,
+    HALF: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """COUNT groups, from the FIRST, of ROWS queries of one head to `target`, and of as many keys in place."""
+    """COUNT groups, from the FIRST, of ROWS queries of one head to `target`."""
     in_half: tl.constexpr = HALF // GROUP
     group = FIRST + tl.arange(0, COUNT)
     row = start + group // in_half
@@ -74,22 +71,7 @@ def turn_tile(
     c = tl.load(cos + angle, mask=here, other=0.0)
     s = tl.load(sin + angle, mask=here, other=0.0)
     at = (row * (3 * width))[:, None] + column
-    if KEYS:
-        _turn(base + width + at, base + width + at, c, s, here, HALF)
     _turn(base + at, target + (row * width)[:, None] + column, c, s, here, HALF)
-
-
-@triton.jit
-def when_all_are_turned(arrivals, TILES: tl.constexpr):
-    """Waits for the TILES programs of a head, which have started before all those of the next head."""
-    tl.debug_barrier()  # all threads have stored before one of them says so
-    arrived = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu") + 1
-    while arrived < TILES:
-        arrived = tl.atomic_add(arrivals, 0, sem="acquire", scope="gpu")
-    left = tl.atomic_add(arrivals, 1, sem="relaxed", scope="gpu")
-    if left == 2 * TILES - 1:
-        tl.store(arrivals, 0)
-    tl.debug_barrier()
 
 
 def turn_keys(

@@ -87,7 +87,8 @@ def add_rms_norm(
     rows, n = x.shape
     _add_rms_norm[(rows,)](
         x, delta, weight, _bytes(out), out_scale, input_scale, feature, feature_row, eps, n,
-        ADD=delta is not None, FEATURE=feature is not None, QUANTIZE=out_scale is not None, STATIC=input_scale is not None,
+        ADD=delta is not None, FEATURE=feature is not None, QUANTIZE=out_scale is not None,
+        STATIC=input_scale is not None,
         BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
     )  # fmt: skip
 

@@ -95,10 +95,12 @@ def add_layer_norm(
     eps: float,
     out: torch.Tensor,
     shift: torch.Tensor | None = None,
-    launch: tuple[int, int] = (1, 4),
+    launch: tuple[int, int] | None = None,
 ) -> None:
-    """See `vision.add_layer_norm`; `launch`: rows and, for long ones, warps of a program."""
-    (rows, n), (of_program, warps) = x.shape, launch
+    """See `vision.add_layer_norm`; `launch`: rows and, for long ones, warps of a program; None chooses."""
+    rows, n = x.shape
+    # One warp holds two short rows in registers; two of 2,048 columns would take half of all it may have.
+    of_program, warps = launch or ((2, 1) if n < 2048 else (1, 4))
     main, rest = two_parts(n)
     overlap = overlaps(out)
     _add_layer_norm[(triton.cdiv(rows, of_program),)](

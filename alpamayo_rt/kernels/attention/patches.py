@@ -27,7 +27,7 @@ class PatchConfiguration:
         steady: whether scores are taken off the largest of the first tile and not of all so far, which spares
             the sums their correction at each step. Where others lie so far above it that sums might overflow,
             a program begins again without.
-        turned: groups of up to eight pairs of a key that a program of the kernel before, which turns all, takes.
+        turned: groups of up to eight pairs of a key that a program turns of the kernel before this one.
     """
 
     block_m: int = 128

@@ -43,7 +43,7 @@ def on_device(
     buffer[:, 1 : size + 1] = logits
     mine = buffer.to(device)[:, 1 : size + 1]
     scratch = ops.SamplingScratch.allocate(rows, size, device, configuration)
-    for part in (scratch.best, scratch.masses, scratch.counts, scratch.found, scratch.counters):
+    for part in (scratch.best, scratch.masses, scratch.counts, scratch.ranges, scratch.found, scratch.counters):
         part.fill_(77)  # nothing outlives a call
     out = torch.full((rows,), -1, device=device)
     ops.choose_tokens(

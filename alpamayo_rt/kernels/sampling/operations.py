@@ -56,8 +56,9 @@ class SamplingScratch:
         least: (R, programs a row) float32, each program's smallest logit.
         masses: (R, bins) int64.
         counts: (R, bins) int32.
-        found: (R, V) int64, the tokens that the final search looks at.
-        counters: (R, 2) int32.
+        ranges: (R, 9) int64, the bins that the final search looks into.
+        found: (R, V) int64, the tokens in these bins.
+        counters: (R, 3) int32.
     """
 
     configuration: SamplingConfiguration
@@ -65,6 +66,7 @@ class SamplingScratch:
     least: torch.Tensor
     masses: torch.Tensor
     counts: torch.Tensor
+    ranges: torch.Tensor
     found: torch.Tensor
     counters: torch.Tensor
 
@@ -89,8 +91,9 @@ class SamplingScratch:
             least=buffer(programs, torch.float32),
             masses=buffer(c.bins, torch.int64),
             counts=buffer(c.bins, torch.int32),
+            ranges=buffer(9, torch.int64),
             found=buffer(vocabulary, torch.int64),
-            counters=buffer(2, torch.int32),
+            counters=buffer(3, torch.int32),
         )
 
 

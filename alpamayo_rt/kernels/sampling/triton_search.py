@@ -52,17 +52,6 @@ def bin_of(x, largest, smallest, BINS: tl.constexpr):
 
 
 @triton.jit
-def ends(low_a, high_a, low_b, high_b):
-    """Combines smallest and largest numbers."""
-    return tl.minimum(low_a, low_b), tl.maximum(high_a, high_b)
-
-
-@triton.jit
-def _wider(low_a, high_a, total_a, low_b, high_b, total_b):
-    return tl.minimum(low_a, low_b), tl.maximum(high_a, high_b), total_a + total_b
-
-
-@triton.jit
 def _tokens(
     tokens,
     first,
@@ -154,9 +143,8 @@ def search(
         lowest = tl.minimum(lowest, tl.where(here, order, far))
         highest = tl.maximum(highest, tl.where(here, order, -far))
         total += weight
-    # The sum from `low` on exceeds the target, that from `high` + 1 on does not. Both are tokens.
-    low, high, total = tl.reduce((lowest, highest, total), 0, _wider)
-    reached = before + total
+    # The sum from `low` on exceeds the target, that from `high` + 1 on does not.
+    low, high, reached = tl.min(lowest, 0), tl.max(highest, 0), before + tl.sum(total, 0)
     way = tl.arange(0, WAYS)
     while low < high:
         step = (high - low) // WAYS + 1
@@ -172,15 +160,4 @@ def search(
         reached = before + tl.min(tl.where(exceeding, sums, far), 0)
         low += step * (passed - 1)
         high = tl.minimum(high, low + step - 1)
-        if low < high:
-            # Few tokens lie between, and most numbers are no token's: both ends move to the next one inwards.
-            lowest, highest = tl.full([BLOCK], far, tl.int64), tl.full([BLOCK], -far, tl.int64)
-            for first in range(0, count, BLOCK):
-                order, _weight, here = _tokens(
-                    tokens, first, count, largest, smallest, low_bin, high_bin, COUNT, INDEX_BITS, BINS, BLOCK
-                )
-                here = here & (order >= low) & (order <= high)
-                lowest = tl.minimum(lowest, tl.where(here, order, far))
-                highest = tl.maximum(highest, tl.where(here, order, -far))
-            low, high = tl.reduce((lowest, highest), 0, ends)
     return low, reached

@@ -306,8 +306,8 @@ def measure(case: Case) -> None:
         case.result = {"refused": f"{type(refusal).__name__}: {refusal}"[:200]}
 
 
-def compile_all(cases: list[Case]) -> None:
-    """Run each once, so that kernels are compiled side by side."""
+def measure_all(cases: list[Case]) -> list[Case]:
+    """Run each once, so that kernels are compiled side by side; measure each, and let go of its inputs."""
 
     def once(case: Case) -> None:
         try:
@@ -318,6 +318,11 @@ def compile_all(cases: list[Case]) -> None:
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         list(pool.map(once, [case for case in cases if case.kernel]))
     torch.cuda.synchronize()
+    for case in cases:
+        measure(case)
+        case.run = case.check = lambda *_: 0.0
+    torch.cuda.empty_cache()
+    return cases
 
 
 def eager_choice(rows: int) -> float:
@@ -372,14 +377,7 @@ def main() -> None:
     done: list[Case] = []
     for name, build in groups:
         if options.only in (None, name):
-            cases = build()
-            compile_all(cases)
-            for case in cases:
-                measure(case)
-            for case in cases:  # let go of the caches
-                case.run = case.check = lambda *_: 0.0
-            done += cases
-            torch.cuda.empty_cache()
+            done += measure_all(build())
     record = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,

@@ -74,6 +74,13 @@ class SegmentedCache(KvCache):
         self.tail_length, self._columns = list(tail_length), None
         self.length = self.home.tail_start + self.rows * self.tail_room
 
+    def grow(self, sequences: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Take note of tokens behind the tails of some sequences."""
+        held = list(self.tail_length)
+        for sequence, row in zip(sequences, tokens, strict=True):
+            held[sequence] += len(row)
+        self.hold(held)
+
     def _described(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._columns is None:
             owner = torch.full((self.home.capacity,), NOBODY)

@@ -101,9 +101,6 @@ class DecodePass:
             for i, (s, row) in enumerate(zip(sequences, tokens, strict=True)):
                 if step + 1 == len(row):
                     logits[i] = self.few.logits[s].clone()
-        held = list(cache.tail_length)
-        for s, row in zip(sequences, tokens, strict=True):
-            held[s] += len(row)
         self.slot.copy_(self.spare)
-        cache.hold(held)
+        cache.grow(sequences, tokens)
         return torch.stack(logits)

@@ -48,14 +48,13 @@ def append_together(
     owner: list[int] = []
     order: list[int] = []
     slots: list[int] = []
-    held = list(cache.tail_length)
     for s, row in zip(sequences, tokens, strict=True):
-        first = cache.home.tail_start + s * cache.tail_room + held[s]
+        held = cache.tail_length[s]
+        first = cache.home.tail_start + s * cache.tail_room + held
         owner += [s] * len(row)
-        order += [cache.prompt_length + held[s] + i for i in range(len(row))]
+        order += [cache.prompt_length + held + i for i in range(len(row))]
         slots += range(first, first + len(row))
-        held[s] += len(row)
-    cache.hold(held)
+    cache.grow(sequences, tokens)
     ids = torch.tensor([token for row in tokens for token in row], device=device)
     places, at = torch.tensor(order, device=device), torch.tensor(slots, device=device)
     mask = cache.visible(torch.tensor(owner, device=device), places + 1)

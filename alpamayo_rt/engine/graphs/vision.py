@@ -85,11 +85,7 @@ def _merge(
     shift = shift.repeat(width // len(shift))
     add_layer_norm(wide, None, merger.norm.weight, merger.norm.bias, merger.norm.eps, normed, shift)
     opened = F.gelu(_linear(h.view(-1, merger.merged), merger.linear_fc1))
-    last = merger.linear_fc2
-    if isinstance(last, QuantizedLinear):
-        target.copy_(last(opened))
-    else:
-        linear_into(opened, last.weight, target, last.bias)
+    _linear(opened, merger.linear_fc2, out=target)
 
 
 def _running_biases(tower: VisionTower) -> torch.Tensor:
@@ -109,10 +105,14 @@ def _add_product(x: torch.Tensor, h: torch.Tensor, layer: Linear) -> None:
         linear_into(h, layer.weight, x, add=True)
 
 
-def _linear(x: torch.Tensor, layer: Linear, gelu: bool = False) -> torch.Tensor:
-    """The layer, and tanh GELU behind it."""
+def _linear(
+    x: torch.Tensor, layer: Linear, gelu: bool = False, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The layer, and tanh GELU behind it, into `out` or a new tensor."""
     if isinstance(layer, QuantizedLinear):
-        return F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
-    out = x.new_empty(len(x), layer.out_features)
+        made = F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
+        return made if out is None else out.copy_(made)
+    if out is None:
+        out = x.new_empty(len(x), layer.out_features)
     linear_into(x, layer.weight, out, layer.bias, gelu=gelu)
     return out

@@ -29,7 +29,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from alpamayo_rt.kernels.attention.scratch import UNIT, UNITS, ExpertScratch
 from alpamayo_rt.kernels.attention.triton_shared import combine
 
-# Renamed in Triton 3.7.
+# Triton 3.6 has the second name, 3.9 the first.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 _store_wait = tma.store_wait

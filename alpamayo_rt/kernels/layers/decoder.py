@@ -64,8 +64,7 @@ def add_rms_norm_twin(
     if feature is not None:
         assert feature_row is not None
         x += torch.where(feature_row[:, None] >= 0, feature[feature_row.clamp(min=0)], 0)
-    x32 = x.float()
-    normed = weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    normed = weight * (x.float() * inverse_rms(x, eps)).to(x.dtype)
     _store(normed, out, out_scale, input_scale)
 
 
@@ -138,8 +137,7 @@ def qk_norm_rope_twin(
     q, k, v = qkv.view(n, -1, d).split([heads, kv, kv], 1)
 
     def turned(part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        x32 = part.float()
-        normed = weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(dtype)
+        normed = weight * (part.float() * inverse_rms(part, eps)).to(dtype)
         first, second = normed.float().chunk(2, -1)
         c, s = cos[:, None], sin[:, None]
         return torch.cat([first * c - second * s, second * c + first * s], -1).to(dtype)
@@ -150,9 +148,9 @@ def qk_norm_rope_twin(
     values[:, slots] = v.transpose(0, 1).to(dtype)
 
 
-def inverse_rms(stream: torch.Tensor, eps: float) -> torch.Tensor:
-    """(N, hidden) → (N, 1) float32: what an RMSNorm without weights multiplies by."""
-    return torch.rsqrt(stream.float().square().mean(-1, keepdim=True) + eps)
+def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """(…, hidden) → (…, 1) float32: what an RMSNorm without weights multiplies by."""
+    return torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
 
 
 def swiglu(

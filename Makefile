@@ -33,7 +33,7 @@ $(VENV)/test-installed: $(VENV)/demo-installed
 	@touch $@
 
 $(VENV)/all-installed: $(VENV)/test-installed
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,eval,export,onnxruntime,tensorrt,serve,browser,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[data,eval,export,onnxruntime,tensorrt,serve,nvrtc,browser,dev]"
 	@touch $@
 
 demo: $(VENV)/demo-installed

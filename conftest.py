@@ -15,6 +15,7 @@ _LONG = {
     "browser": "needs a browser",
     "tensorrt": "needs TensorRT",
     "ray": "needs Ray",
+    "nvrtc": "needs NVIDIA's runtime compiler",
 }
 
 

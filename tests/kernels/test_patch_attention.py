@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import run_again_in_the_interpreter
 
+from alpamayo_rt.kernels.attention.angles import PatchAngles
 from alpamayo_rt.kernels.attention.patches import (
     PatchConfiguration,
     patch_attention,
@@ -58,7 +59,9 @@ def error_of(
     room = torch.full((qkv.numel() + 64,), torch.nan, dtype=dtype, device=device)
     given_qkv = room[: qkv.numel()].view(qkv.shape).copy_(qkv)
     out = torch.full((len(qkv), heads, d), torch.nan, dtype=dtype, device=device)
-    patch_attention(given_qkv, cos.to(device), sin.to(device), out, c)
+    turning = cos.to(device), sin.to(device)
+    angles = PatchAngles.of(*turning) if d % 4 == 0 else None
+    patch_attention(given_qkv, *turning, out, c, angles=angles)
     expected = exact(qkv.to(device), cos.to(device), sin.to(device), heads)
     assert bool(room[qkv.numel() :].isnan().all())
     return float((out.double() - expected).norm() / expected.norm())
@@ -112,6 +115,39 @@ def test_large_scores(dtype: torch.dtype, patches: int, steady: bool, device: st
     expected = exact(qkv, cos, sin, 2)
     bound = 10 * BOUND[dtype]  # a rounding of rotated queries moves scores of hundreds
     assert (out.cpu().double() - expected).norm() / expected.norm() < bound
+
+
+def test_distinct_angles_of_a_grid() -> None:
+    """As the tower makes them: places count from 0 in both directions, so rows share those of columns."""
+    grid = torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(10.0), indexing="ij"), -1)
+    blocks = grid.view(3, 2, 5, 2, 2).transpose(1, 2).reshape(60, 2)  # patches in merged blocks of 2 by 2
+    turns = torch.arange(10.0)[:, None] * torch.tensor([1.0, 0.3, 0.01])
+    cos, sin = (of[blocks.long()].flatten(1) for of in (turns.cos(), turns.sin()))
+    angles = PatchAngles.of(cos, sin)
+    assert angles.table.shape == (10, 3, 2)
+    assert angles.places.shape == (60, 2)
+    assert angles.places.dtype == torch.int32
+    for found, given_ones in zip(angles.cos_sin(), (cos, sin), strict=True):
+        assert torch.equal(found, given_ones)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 50))
+def test_distinct_angles_of_any(patches: int, half: int, kinds: int) -> None:
+    """All bits come back, also the sign of zero and what is no number."""
+    generator = torch.Generator().manual_seed(patches)
+    values = torch.randn(kinds, generator=generator)
+    values[::3], values[1::7] = -0.0, torch.nan
+    cos, sin = (values[torch.randint(kinds, (patches, 2 * half), generator=generator)] for _ in range(2))
+    angles = PatchAngles.of(cos, sin)
+    assert len(angles.table) <= 2 * patches
+    assert angles.table[angles.places.long()].shape == (patches, 2, half, 2)
+    for found, given_ones in zip(angles.cos_sin(), (cos, sin), strict=True):
+        assert torch.equal(found.contiguous().view(torch.int32), given_ones.view(torch.int32))
+
+
+def test_distinct_angles_need_two_halves() -> None:
+    with pytest.raises(ValueError, match="angles of a patch: 3, expected an even number"):
+        PatchAngles.of(torch.ones(4, 3), torch.zeros(4, 3))
 
 
 @pytest.mark.gpu

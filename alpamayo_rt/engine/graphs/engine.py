@@ -8,6 +8,7 @@ logic is tested without a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import torch
 
@@ -78,16 +79,17 @@ class GraphEngine(Engine):
         pixels = images.pixel_values.to(self.device)
         if frame_ids is None:
             return encode_by_size(images, pixels, self._encode)
-        return self.frames.encode(images, pixels, frame_ids, self._encode)
+        # The cache makes its own copies.
+        return self.frames.encode(images, pixels, frame_ids, partial(self._encode, copy=False))
 
-    def _encode(self, patches: torch.Tensor, rows: int, columns: int) -> VisionFeatures:
+    def _encode(self, patches: torch.Tensor, rows: int, columns: int, copy: bool = True) -> VisionFeatures:
         def make() -> VisionRun:
             return VisionRun(self.network.vision, len(patches), rows, columns)
 
         run, replay = self._vision.get((len(patches), rows, columns), make)
         run.patches.copy_(patches)
         replay()
-        return run.result()
+        return run.result(copy)
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:

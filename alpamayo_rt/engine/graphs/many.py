@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from alpamayo_rt.config import TextConfig
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.kernels.layers import decoder as ops
+from alpamayo_rt.kernels.layers.gated import gated_linear
 from alpamayo_rt.kernels.products.operations import linear_into
 from alpamayo_rt.quantization.formats import E4m3, Int4, from_int4
 from alpamayo_rt.quantization.linear import has_fp8, product_reference
@@ -82,7 +83,7 @@ def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None
     Returns:
         (N, out) in the type of x where it could not be added in place: for the next norm to add.
     """
-    if weight.fp8 or weight.weight.zero is not None:
+    if not weight.plain:
         return product(h, weight, x.dtype)
     linear_into(h.values, weight.weight.values, x, add=True)
     return None
@@ -151,9 +152,12 @@ def layer_of_many(
     )
     mixed = add_product(x, narrowed(attend(layer, q), weights.o), weights.o)
     h, stream = _read(x, mixed, weights.post_norm, eps, weights.gate_up, weights.folded)
-    gate_up = product(h, weights.gate_up, dtype)
     opened = empty_input(x, config.intermediate_size, weights.down)
-    ops.swiglu(gate_up, opened.values, opened.scale, weights.down.input_scale, stream, eps)
+    if weights.gate_up.plain and weights.down.plain:
+        gated_linear(h.values, weights.gate_up.weight.values, opened.values, None if stream is None else eps)
+    else:
+        gate_up = product(h, weights.gate_up, dtype)
+        ops.swiglu(gate_up, opened.values, opened.scale, weights.down.input_scale, stream, eps)
     return add_product(x, opened, weights.down)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from alpamayo_rt.kernels.attention.angles import PatchAngles
 from alpamayo_rt.kernels.attention.patches import patch_attention
 from alpamayo_rt.kernels.layers.vision import add_layer_norm
 from alpamayo_rt.kernels.products.operations import linear_into
@@ -36,6 +37,7 @@ class VisionRun:
         # The halves of a head have the same angles.
         half = cos.shape[1] // 2
         self.cos, self.sin = cos[:, :half].contiguous(), sin[:, :half].contiguous()
+        self._angles = PatchAngles.of(self.cos, self.sin)
         tokens = images * rows * columns // c.merge_size**2
         self.features = like.new_zeros(1 + len(c.deepstack_layers), tokens, c.out_hidden_size)
         self._shifts = _running_biases(tower)
@@ -64,15 +66,15 @@ class VisionRun:
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, before)
         qkv = _linear(h, block.attn.qkv)
         heads = h.unflatten(1, (block.attn.num_heads, -1))
-        patch_attention(qkv, self.cos, self.sin, heads)
+        patch_attention(qkv, self.cos, self.sin, heads, angles=self._angles)
         _add_product(x, h, block.attn.proj)
         norm = block.norm2
         add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)
         _add_product(x, _linear(h, block.mlp.linear_fc1, gelu=True), block.mlp.linear_fc2)
 
-    def result(self) -> VisionFeatures:
-        """A copy of what the last run made."""
-        embeds, *deepstack = self.features.clone()
+    def result(self, copy: bool) -> VisionFeatures:
+        """What the last run made: a copy, or what the next run overwrites."""
+        embeds, *deepstack = self.features.clone() if copy else self.features
         return VisionFeatures(embeds, tuple(deepstack))
 
 

@@ -37,6 +37,11 @@ class Fused(NamedTuple):
         """Whether a product of many tokens wants its input in e4m3."""
         return self.weight.values.dtype == torch.float8_e4m3fn
 
+    @property
+    def plain(self) -> bool:
+        """Whether its values are what they stand for."""
+        return self.weight.scale is None and self.weight.zero is None
+
     def rows(self, first: int) -> Fused:
         """Without the outputs before `first`."""
         values, scale, zero = self.weight

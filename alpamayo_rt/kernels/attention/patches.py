@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention among the patches of each image, from the joint product on.
 
-A Triton kernel on a GPU, a torch twin elsewhere, into a buffer that the caller owns.
+On Hopper a kernel of its own, on other GPUs one in Triton, a torch twin elsewhere; into a buffer that the
+caller owns.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from alpamayo_rt.kernels.attention.angles import PatchAngles
 from alpamayo_rt.kernels.dispatch import uses_triton
+from alpamayo_rt.kernels.hopper.availability import Chosen
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,22 @@ def patch_attention(
     sin: torch.Tensor,
     out: torch.Tensor,
     configuration: PatchConfiguration | None = None,
+    *,
+    angles: PatchAngles | None = None,
 ) -> None:
     """Rotate queries and keys, then let the patches of each image attend to each other, scaled by d^-½.
 
     Args:
         qkv: (T, 3 · heads · d) contiguous, T = images · patches, image by image. What its keys are afterwards
-            is left open: the kernel rotates them in place.
+            is left open: one of the kernels rotates them in place.
         cos: (patches, d / 2) float32, as is sin; the second half of a head has the same.
         sin: see cos.
         out: (T, heads, d) contiguous; may be no part of qkv.
-        configuration: how a kernel divides the work; None chooses.
+        configuration: how the kernel in Triton divides the work; None chooses, also the kernel.
+        angles: `PatchAngles.of(cos, sin)`, which the kernel for Hopper takes; None goes without it.
     """
+    if configuration is None and angles is not None and qkv.is_cuda and _on_hopper(qkv, angles, out):
+        return
     if uses_triton(qkv):
         from alpamayo_rt.kernels.attention import triton_patches
 
@@ -70,6 +78,22 @@ def patch_attention(
         triton_patches.patch_attention(qkv, cos, sin, out, chosen)
     else:
         patch_attention_twin(qkv, cos, sin, out)
+
+
+def _on_hopper(qkv: torch.Tensor, angles: PatchAngles, out: torch.Tensor) -> bool:
+    """Done there, if it can be."""
+    from alpamayo_rt.kernels.hopper import patches
+
+    return patches.suits(qkv, angles, out) and _HOPPER(qkv, angles, out)
+
+
+def _hopper(qkv: torch.Tensor, angles: PatchAngles, out: torch.Tensor) -> None:
+    from alpamayo_rt.kernels.hopper.patches import patch_attention
+
+    patch_attention(qkv, angles, out)
+
+
+_HOPPER = Chosen("attention among patches", _hopper)
 
 
 def patch_attention_twin(

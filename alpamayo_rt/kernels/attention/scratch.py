@@ -15,7 +15,7 @@ _PROGRAMS = 264
 """Two for each of an H100's multiprocessors."""
 
 UNIT, UNITS = 64, 3
-"""Queries that a group of warps of `hopper_expert` serves, and such groups of a program."""
+"""Queries that a group of warps of `hopper.expert` serves, and such groups of a block."""
 _PREFIX_TILE = 128
 _MOST_SPLITS = 64
 
@@ -51,7 +51,7 @@ class ExpertConfiguration:
             multiprocessor, and one computes weights while the other multiplies.
         half_parts: whether the parts are kept in float16 (they are averages of values, so that its range is
             that of the values); otherwise in float32.
-        specialized: whether `hopper_expert` is to run where it can; the rest but `splits` is then for where it
+        specialized: whether `hopper.expert` is to run where it can; the rest but `splits` is then for where it
             cannot.
     """
 

@@ -119,6 +119,6 @@ def test_no_more_are_kept_than_was_said(tiny: Pair, window: Images) -> None:
     assert encoded == [1]
     # What is kept of a frame does not keep the frames alive that were encoded with it.
     (kept, *_) = cache._kept.values()
-    assert kept.embeds.untyped_storage().nbytes() == kept.embeds.nbytes
+    assert kept.untyped_storage().nbytes() == kept.nbytes
     cache.clear()
     assert len(cache) == 0

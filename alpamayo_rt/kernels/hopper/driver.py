@@ -123,6 +123,7 @@ class Kernel:
     def __init__(self, code: bytes, name: str, threads: int, shared_bytes: int, cluster: int = 1):
         self.threads, self.shared_bytes, self.cluster = threads, shared_bytes, cluster
         torch.cuda.current_stream()  # there is a context now
+        self._device = torch.cuda.current_device()
         module = ctypes.c_void_p()
         call("cuModuleLoadData", ctypes.byref(module), code)
         self.function = ctypes.c_void_p()
@@ -130,7 +131,7 @@ class Kernel:
         call("cuFuncSetAttribute", self.function, MAX_DYNAMIC_SHARED_SIZE_BYTES, ctypes.c_int(shared_bytes))
 
     def __call__(self, grid: tuple[int, int, int], *arguments: Argument, overlap: bool = True) -> None:
-        """Launch on the current stream.
+        """Launch on the current stream of its device.
 
         Args:
             grid: blocks.
@@ -143,15 +144,11 @@ class Kernel:
         attributes = (_Attribute * 2)()
         attributes[0].id, attributes[0].value[:3] = CLUSTER_DIMENSION, (self.cluster, 1, 1)
         attributes[1].id, attributes[1].value[0] = PROGRAMMATIC_STREAM_SERIALIZATION, int(overlap)
-        configuration = _Configuration(
-            grid,
-            (self.threads, 1, 1),
-            self.shared_bytes,
-            torch.cuda.current_stream().cuda_stream,
-            attributes,
-            2,
-        )
-        call("cuLaunchKernelEx", ctypes.byref(configuration), self.function, pointers, None)
+        block = (self.threads, 1, 1)
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream().cuda_stream
+            configuration = _Configuration(grid, block, self.shared_bytes, stream, attributes, 2)
+            call("cuLaunchKernelEx", ctypes.byref(configuration), self.function, pointers, None)
 
 
 def _value(argument: Argument) -> Any:

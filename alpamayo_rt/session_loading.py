@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from alpamayo_rt.export.run import PRECISIONS, export_model
 from alpamayo_rt.inference import Model
 from alpamayo_rt.model.network import ActionStatistics
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
+from alpamayo_rt.user_cache import cache_folder
 
 Progress = Callable[[str], None] | None
 
@@ -175,12 +175,6 @@ def export_once(
             progress(f"exporting {', '.join(missing)} to {folder} (once)")
         export_model(checkpoint, folder, missing, precision, contract)
     return {part: path for part, path in find_onnx_files(files, PARTS).items() if part in parts}
-
-
-def cache_folder() -> Path:
-    """Where things are kept that can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "alpamayo-rt"
 
 
 def _code_hash() -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the kernels for Hopper at the released sizes against what serves in their place elsewhere.
 
-Run on an H100 (under a minute): `python benchmarks/hopper.py --out benchmarks/results/NAME.json`. Each figure is the median over replays of a CUDA graph of the layers of a model, with weights and caches of their own;
-the two ways take turns. The expert's are timed between the products of its layers, whose time by themselves is
+Run on an H100 (under a minute): `python benchmarks/hopper.py --out benchmarks/results/NAME.json`. Each figure
+is the median over replays of a CUDA graph of the layers of a model, with weights and caches of their own; the
+two ways take turns. The expert's are timed between the products of its layers, whose time by themselves is
 taken off, as that is where their code, their weights and the cache are cold.
 """
 
@@ -36,14 +37,14 @@ HOW: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"}
 WAYS = ("on", "off")
 
 
-def medians(runs: dict[str, Callable[[str], None]], calls: int) -> dict[str, dict[str, float]]:
+def medians(runs: dict[str, Callable[[], None]], calls: int) -> dict[str, dict[str, float]]:
     """Microseconds a call of each run in each way."""
     taken: dict[tuple[str, str], list[float]] = {(name, way): [] for name in runs for way in WAYS}
     for _ in range(ROUNDS):
         for name, way in taken:
             os.environ[VARIABLE] = way
             time.sleep(PAUSE_S)
-            taken[name, way].append(microseconds(lambda name=name, way=way: runs[name](way), REPLAYS) / calls)
+            taken[name, way].append(microseconds(runs[name], REPLAYS) / calls)
     return {name: {way: statistics.median(taken[name, way]) for way in WAYS} for name in runs}
 
 
@@ -54,12 +55,12 @@ def vision() -> dict[str, dict[str, float]]:
     turns = (at[:, :, None] * torch.logspace(0, -4, d // 4, device="cuda")).flatten(1)
     cos, sin = turns.cos(), turns.sin()
     angles = PatchAngles.of(cos, sin)
-    runs: dict[str, Callable[[str], None]] = {}
+    runs: dict[str, Callable[[], None]] = {}
     for images in (16, 4, 1):
         qkv = [torch.randn(images * rows * columns, 3 * heads * d, **HOW) for _ in range(3)]
         out = torch.empty(images * rows * columns, heads, d, **HOW)
 
-        def run(_: str, qkv: list[torch.Tensor] = qkv, out: torch.Tensor = out) -> None:
+        def run(qkv: list[torch.Tensor] = qkv, out: torch.Tensor = out) -> None:
             for i in range(BLOCKS):
                 patch_attention(qkv[i % 3], cos, sin, out, angles=angles)
 
@@ -85,8 +86,8 @@ def expert() -> dict[str, dict[str, float]]:
     sizes = (k, waypoints, heads, kv_heads)
     scratch = ExpertScratch.allocate(*sizes, d, "cuda", expert_configuration(*sizes, half_parts=True))
 
-    def layers(attend: bool, open_: bool) -> Callable[[str], None]:
-        def run(_: str) -> None:
+    def layers(attend: bool, open_: bool) -> Callable[[], None]:
+        def run() -> None:
             for i in range(LAYERS):
                 if attend:
                     expert_attention(

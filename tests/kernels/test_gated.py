@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hopper_cases import distance, needs_hopper
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.layers.gated import gated_linear, suits_hopper
+from alpamayo_rt.kernels.hopper.gated import gated_product, suits
+from alpamayo_rt.kernels.layers.gated import gated_linear
 
 SIZES = [(384, 2048, 8256), (320, 256, 200), (400, 512, 136), (64, 264, 128), (1, 64, 8)]
 """(rows, width, inner width): the released one, then tiles that are not filled."""
@@ -28,11 +30,6 @@ def exact(x: torch.Tensor, gate_up: torch.Tensor, eps: float | None) -> torch.Te
     return F.silu(gate) * up
 
 
-def distance(out: torch.Tensor, expected: torch.Tensor) -> float:
-    assert bool(out.isfinite().all())
-    return float((out.double() - expected).norm() / expected.norm())
-
-
 @pytest.mark.parametrize("eps", [None, 1e-6])
 @pytest.mark.parametrize(("m", "k", "n"), SIZES[1:])
 def test_of_parts(m: int, k: int, n: int, eps: float | None) -> None:
@@ -46,10 +43,7 @@ def test_of_parts(m: int, k: int, n: int, eps: float | None) -> None:
 @pytest.mark.parametrize("eps", [None, 1e-6])
 @pytest.mark.parametrize(("m", "k", "n"), SIZES)
 def test_on_hopper(m: int, k: int, n: int, eps: float | None) -> None:
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("no Hopper GPU")
-    from alpamayo_rt.kernels.hopper.gated import gated_product
-
+    needs_hopper()
     x, gate_up = operands(m, k, n, "cuda", torch.bfloat16)
     room = torch.full((m + 2, n), torch.nan, device="cuda", dtype=torch.bfloat16)
     outs = [torch.full_like(room, torch.nan) for _ in range(5)]
@@ -59,15 +53,12 @@ def test_on_hopper(m: int, k: int, n: int, eps: float | None) -> None:
     assert distance(outs[0][:m], exact(x, gate_up, eps)) < 2.1e-3
     assert all(torch.equal(out[:m], outs[0][:m]) and bool(out[m:].isnan().all()) for out in outs)
     if m == 384:
-        assert suits_hopper(x, gate_up, outs[0][:m])
+        assert suits(x, gate_up, outs[0][:m])
 
 
 @pytest.mark.gpu
 def test_large_numbers_neither_overflow_nor_vanish() -> None:
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("no Hopper GPU")
-    from alpamayo_rt.kernels.hopper.gated import gated_product
-
+    needs_hopper()
     x = torch.eye(64, device="cuda", dtype=torch.bfloat16)
     gates = torch.linspace(-3e4, 3e4, 64 * 64, device="cuda").view(64, 64).to(torch.bfloat16)
     out = torch.empty(64, 64, device="cuda", dtype=torch.bfloat16)

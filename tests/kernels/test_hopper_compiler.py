@@ -15,7 +15,6 @@ from alpamayo_rt.kernels.hopper import compiler, expert, factors, gated, patches
 from alpamayo_rt.kernels.hopper.availability import Chosen, on_hopper
 from alpamayo_rt.kernels.hopper.compiler import CompilerError, compile_source
 from alpamayo_rt.kernels.hopper.products import product_function
-from alpamayo_rt.kernels.layers.gated import busy
 
 CODES: list[Callable[[], bytes]] = [factors.code, gated.code, patches.code, expert.code]
 
@@ -93,7 +92,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_without_a_compiler_the_work_is_left_to_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compiler, "find_compiler", lambda: None)
+    monkeypatch.setattr(compiler, "load_library", lambda stem: None)
     compiler._compiler.cache_clear()
     chosen = Chosen("some work", lambda: gated.code() and None)
     with caplog.at_level(logging.WARNING):
@@ -110,6 +109,6 @@ def test_nothing_on_the_cpu_is_on_hopper() -> None:
 
 def test_how_busy_the_gated_kernel_keeps_a_gpu() -> None:
     # 65 tiles of 128 columns by two of 192 rows, on 130 of 132 multiprocessors.
-    assert busy(384, 8256, 132) == pytest.approx(384 * 8256 / (132 * 192 * 128))
-    assert busy(64, 8256, 132) < 0.2
-    assert busy(385, 8256, 132) == pytest.approx(385 * 8256 / (2 * 132 * 192 * 128))
+    assert gated.busy(384, 8256, 132) == pytest.approx(384 * 8256 / (132 * 192 * 128))
+    assert gated.busy(64, 8256, 132) < 0.2
+    assert gated.busy(385, 8256, 132) == pytest.approx(385 * 8256 / (2 * 132 * 192 * 128))

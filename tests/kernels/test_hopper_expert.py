@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hopper_cases import distance, needs_hopper
 
 from alpamayo_rt.kernels.attention import operations as ops
 from alpamayo_rt.kernels.attention.scratch import ExpertConfiguration, ExpertScratch, expert_configuration
@@ -92,16 +93,6 @@ def case(
     )
 
 
-def error(out: torch.Tensor, exact: torch.Tensor) -> float:
-    assert bool(out.isfinite().all())
-    return float((out.double() - exact).norm() / exact.norm())
-
-
-def skip_elsewhere() -> None:
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("no Hopper GPU")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("candidates", "heads", "waypoints", "prefix", "splits", "own_tails"),
@@ -120,12 +111,12 @@ def skip_elsewhere() -> None:
 def test_against_float64(
     candidates: int, heads: int, waypoints: int, prefix: int, splits: int | None, own_tails: bool
 ) -> None:
-    skip_elsewhere()
+    needs_hopper()
     made = case(candidates, heads, waypoints, prefix, splits, own_tails)
     assert made.suits()
     outs = [torch.full_like(made.q, torch.nan) for _ in range(5)]
     expert.expert_attention(*made.arguments(outs[0]))
-    assert error(outs[0], made.exact()) < 4e-3
+    assert distance(outs[0], made.exact()) < 4e-3
     for out in outs[1:]:
         ops.expert_attention(*made.arguments(out))
         assert torch.equal(outs[0], out)
@@ -134,12 +125,12 @@ def test_against_float64(
 @pytest.mark.gpu
 @pytest.mark.parametrize("heads", [16, 32])
 def test_float16_is_left_to_triton(heads: int) -> None:
-    skip_elsewhere()
+    needs_hopper()
     made = case(6, heads, 64, 700, dtype=torch.float16)
     assert made.kernel() is triton_expert.expert_attention
     out = torch.full_like(made.q, torch.nan)
     ops.expert_attention(*made.arguments(out))
-    assert error(out, made.exact()) < 1e-3
+    assert distance(out, made.exact()) < 1e-3
 
 
 def test_what_it_is_chosen_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hopper_cases import distance, needs_hopper
 
 from alpamayo_rt.kernels.attention.angles import PatchAngles
 from alpamayo_rt.kernels.attention.patches import patch_attention, patch_attention_twin
@@ -28,15 +29,10 @@ def exact(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return out
 
 
-def distance(out: torch.Tensor, expected: torch.Tensor) -> float:
-    assert bool(out.isfinite().all())
-    return float((out.double() - expected).norm() / expected.norm())
-
-
 @pytest.fixture(autouse=True)
 def hopper_gpu() -> None:
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("no Hopper GPU")
+    if torch.cuda.is_available():
+        needs_hopper()
 
 
 @pytest.mark.gpu

@@ -43,8 +43,3 @@ class PatchAngles:
         rows, places = halves.view(torch.int32).unique(dim=0, return_inverse=True)
         table = rows.view(torch.float32).view(-1, angles // 2, 2)
         return cls(table.contiguous(), places.view(patches, 2).to(torch.int32).contiguous())
-
-    def cos_sin(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cosines and sines (P, n) that it was made of."""
-        cos, sin = self.table[self.places.long()].flatten(1, 2).unbind(-1)
-        return cos, sin

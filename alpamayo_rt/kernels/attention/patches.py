@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 from alpamayo_rt.kernels.attention.angles import PatchAngles
 from alpamayo_rt.kernels.dispatch import uses_triton
+from alpamayo_rt.kernels.hopper import patches as hopper
 from alpamayo_rt.kernels.hopper.availability import Chosen
+
+_HOPPER = Chosen("attention among patches", hopper.patch_attention)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def patch_attention(
         configuration: how the kernel in Triton divides the work; None chooses, also the kernel.
         angles: `PatchAngles.of(cos, sin)`, which the kernel for Hopper takes; None goes without it.
     """
-    if configuration is None and angles is not None and qkv.is_cuda and _on_hopper(qkv, angles, out):
+    for_hopper = configuration is None and angles is not None and hopper.suits(qkv, angles, out)
+    if for_hopper and _HOPPER(qkv, angles, out):
         return
     if uses_triton(qkv):
         from alpamayo_rt.kernels.attention import triton_patches
@@ -78,22 +82,6 @@ def patch_attention(
         triton_patches.patch_attention(qkv, cos, sin, out, chosen)
     else:
         patch_attention_twin(qkv, cos, sin, out)
-
-
-def _on_hopper(qkv: torch.Tensor, angles: PatchAngles, out: torch.Tensor) -> bool:
-    """Done there, if it can be."""
-    from alpamayo_rt.kernels.hopper import patches
-
-    return patches.suits(qkv, angles, out) and _HOPPER(qkv, angles, out)
-
-
-def _hopper(qkv: torch.Tensor, angles: PatchAngles, out: torch.Tensor) -> None:
-    from alpamayo_rt.kernels.hopper.patches import patch_attention
-
-    patch_attention(qkv, angles, out)
-
-
-_HOPPER = Chosen("attention among patches", _hopper)
 
 
 def patch_attention_twin(

@@ -6,16 +6,17 @@ The library comes with every CUDA build of torch. Names are those of NVIDIA's `n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
-import torch
+from alpamayo_rt.atomic import write_atomically
+from alpamayo_rt.errors import InputError
+from alpamayo_rt.kernels.products.library import load_library
+from alpamayo_rt.user_cache import cache_folder
 
 ARCHITECTURE = "sm_90a"
 """The only one that these kernels are for: their instructions exist nowhere else."""
@@ -25,23 +26,9 @@ class CompilerError(RuntimeError):
     """Source was not accepted; the message is the compiler's."""
 
 
-def find_compiler() -> ctypes.CDLL | None:
-    """The library beside torch, else the system's; None without any."""
-    beside = sorted((Path(torch.__file__).parent.parent / "nvidia").glob("**/libnvrtc.so.*"))
-    release = (torch.version.cuda or "").split(".")[0]
-    for path in [*beside, *([f"libnvrtc.so.{release}"] if release else [])]:
-        if ".alt." in str(path):
-            continue
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:
-            continue
-    return None
-
-
 @cache
 def _compiler() -> ctypes.CDLL:
-    library = find_compiler()
+    library = load_library("nvrtc")
     if library is None:
         raise CompilerError("NVRTC: no libnvrtc beside torch or on this system, expected that of a CUDA build")
     library.nvrtcGetErrorString.restype = ctypes.c_char_p
@@ -54,7 +41,7 @@ def _check(status: int, what: str) -> None:
 
 
 def compile_source(source: str, headers: Mapping[str, str], definitions: Sequence[str] = ()) -> bytes:
-    """Machine code (a cubin) of `source`, kept in `cache_folder` for the next process.
+    """Machine code (a cubin) of `source`, kept in the user's cache folder for the next process.
 
     Args:
         source: CUDA C++.
@@ -68,30 +55,16 @@ def compile_source(source: str, headers: Mapping[str, str], definitions: Sequenc
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(compiler.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
     said = "\0".join([f"{major.value}.{minor.value}", ARCHITECTURE, source, *definitions, *headers.values()])
-    kept = cache_folder() / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.cubin"
+    kept = cache_folder() / "kernels" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.cubin"
     try:
         return kept.read_bytes()
     except OSError:
         made = _compiled(compiler, source, headers, definitions)
-        _keep(kept, made)
+        # A cache that cannot be written is done without.
+        with contextlib.suppress(OSError, InputError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, made)
         return made
-
-
-def cache_folder() -> Path:
-    """Where machine code is kept: `alpamayo-rt/kernels` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "alpamayo-rt" / "kernels"
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Whole or not at all; a cache that cannot be written is done without."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
-    except OSError:
-        return
 
 
 def _compiled(

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 
+from alpamayo_rt.kernels.skinny import configurations
+
 # CUfunction_attribute
 MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 # CUlaunchAttributeID
 CLUSTER_DIMENSION, PROGRAMMATIC_STREAM_SERIALIZATION = 4, 6
-# CUtensorMapDataType, CUtensorMapSwizzle, CUtensorMapL2promotion
+# CUtensorMapDataType, CUtensorMapSwizzle; of CUtensorMapL2promotion the one in use, 256 bytes
 MAP_TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
 MAP_SWIZZLE = {0: 0, 32: 1, 64: 2, 128: 3}
-MAP_PROMOTION = {0: 0, 64: 1, 128: 2, 256: 3}
+MAP_PROMOTION = 3
 
 
 class DriverError(RuntimeError):
@@ -32,7 +34,7 @@ class TensorMap(ctypes.Structure):
     _fields_ = (("words", ctypes.c_uint64 * 16),)
 
 
-Argument = torch.Tensor | TensorMap | int | float | bytes | None | Any
+Argument = torch.Tensor | TensorMap | int | float | bytes | None
 """What a kernel may be given."""
 
 
@@ -78,9 +80,7 @@ def call(name: str, *arguments: Any) -> None:
         raise DriverError(f"{name}: {(said.value or b'unknown error').decode()}")
 
 
-def tensor_map(
-    matrix: torch.Tensor, rows: int, columns: int, swizzle: int = 128, promotion: int = 256
-) -> TensorMap:
+def tensor_map(matrix: torch.Tensor, rows: int, columns: int, swizzle: int = 128) -> TensorMap:
     """Tiles (rows, columns) of a matrix whose rows lie `stride(0)` apart and whose columns are neighbours.
 
     Args:
@@ -88,7 +88,6 @@ def tensor_map(
         rows: of a tile, at most 256.
         columns: of a tile; with a swizzle, their bytes are at most that.
         swizzle: 0, 32, 64 or 128: how 16-byte pieces of neighbouring rows are spread over shared memory.
-        promotion: bytes that the L2 cache fetches at once.
 
     Raises:
         DriverError: the driver refuses.
@@ -101,15 +100,16 @@ def tensor_map(
         "cuTensorMapEncodeTiled", ctypes.byref(made), MAP_TYPES[matrix.dtype], 2,
         ctypes.c_void_p(matrix.data_ptr()), (ctypes.c_uint64 * 2)(*sizes), (ctypes.c_uint64 * 1)(*strides),
         (ctypes.c_uint32 * 2)(columns, rows), (ctypes.c_uint32 * 2)(1, 1), 0, MAP_SWIZZLE[swizzle],
-        MAP_PROMOTION[promotion], 0,
+        MAP_PROMOTION, 0,
     )  # fmt: skip
     return made
 
 
 class Kernel:
-    """A function of compiled code on the current device.
+    """A function of compiled code on a GPU.
 
     Args:
+        device: its number.
         code: a cubin.
         name: of the function, declared `extern "C"`.
         threads: of a block.
@@ -120,30 +120,33 @@ class Kernel:
         DriverError: the driver refuses.
     """
 
-    def __init__(self, code: bytes, name: str, threads: int, shared_bytes: int, cluster: int = 1):
-        self.threads, self.shared_bytes, self.cluster = threads, shared_bytes, cluster
-        torch.cuda.current_stream()  # there is a context now
-        self._device = torch.cuda.current_device()
+    def __init__(self, device: int, code: bytes, name: str, threads: int, shared_bytes: int, cluster: int = 1):
+        self.threads, self.shared_bytes, self.cluster, self._device = threads, shared_bytes, cluster, device
         module = ctypes.c_void_p()
-        call("cuModuleLoadData", ctypes.byref(module), code)
         self.function = ctypes.c_void_p()
-        call("cuModuleGetFunction", ctypes.byref(self.function), module, name.encode())
-        call("cuFuncSetAttribute", self.function, MAX_DYNAMIC_SHARED_SIZE_BYTES, ctypes.c_int(shared_bytes))
+        with torch.cuda.device(device):
+            torch.cuda.current_stream()  # there is a context now
+            call("cuModuleLoadData", ctypes.byref(module), code)
+            call("cuModuleGetFunction", ctypes.byref(self.function), module, name.encode())
+            size = ctypes.c_int(shared_bytes)
+            call("cuFuncSetAttribute", self.function, MAX_DYNAMIC_SHARED_SIZE_BYTES, size)
 
-    def __call__(self, grid: tuple[int, int, int], *arguments: Argument, overlap: bool = True) -> None:
-        """Launch on the current stream of its device.
+    def __call__(self, grid: tuple[int, int, int], *arguments: Argument) -> None:
+        """Launch on the current stream of its GPU.
+
+        With `PROGRAMMATIC_LAUNCH` it may start before the kernel before it has ended, and then waits itself.
 
         Args:
             grid: blocks.
             arguments: a tensor becomes its address, None no address, a Python number 32 bits; bytes are a
                 structure.
-            overlap: whether it may start before the kernel before it has ended, for which it waits itself.
         """
         values = [_value(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         attributes = (_Attribute * 2)()
         attributes[0].id, attributes[0].value[:3] = CLUSTER_DIMENSION, (self.cluster, 1, 1)
-        attributes[1].id, attributes[1].value[0] = PROGRAMMATIC_STREAM_SERIALIZATION, int(overlap)
+        overlap = int(configurations.PROGRAMMATIC_LAUNCH)
+        attributes[1].id, attributes[1].value[0] = PROGRAMMATIC_STREAM_SERIALIZATION, overlap
         block = (self.threads, 1, 1)
         with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream().cuda_stream

@@ -31,8 +31,7 @@ def code(group: int = 2, per_head: int = 1) -> bytes:
 
 @cache
 def _kernel(device: int, group: int, per_head: int) -> Kernel:
-    with torch.cuda.device(device):
-        return Kernel(code(group, per_head), "expert_attention", (UNITS + 1) * 128, _SHARED_BYTES)
+    return Kernel(device, code(group, per_head), "expert_attention", (UNITS + 1) * 128, _SHARED_BYTES)
 
 
 def suits(

@@ -21,8 +21,7 @@ def code() -> bytes:
 
 @cache
 def _kernel(device: int) -> Kernel:
-    with torch.cuda.device(device):
-        return Kernel(code(), "row_factors", 32 * _ROWS, 0)
+    return Kernel(device, code(), "row_factors", 32 * _ROWS, 0)
 
 
 def row_factors(x: torch.Tensor, eps: float) -> torch.Tensor:

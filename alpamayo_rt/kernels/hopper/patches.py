@@ -9,9 +9,9 @@ from functools import cache
 import torch
 
 from alpamayo_rt.kernels.attention.angles import PatchAngles
+from alpamayo_rt.kernels.hopper.availability import on_hopper
 from alpamayo_rt.kernels.hopper.driver import Kernel, tensor_map
 from alpamayo_rt.kernels.hopper.sources import compiled
-from alpamayo_rt.kernels.skinny.triton_parts import overlaps
 
 DIM, CHUNK, CHUNKS, SLAB = 72, 80, 9, 16
 """Columns of a head; patches of a chunk and chunks that shared memory holds; columns of a slab."""
@@ -32,22 +32,14 @@ def code() -> bytes:
 
 @cache
 def _kernel(device: int) -> Kernel:
-    with torch.cuda.device(device):
-        return Kernel(code(), "patch_attention", (GROUPS + 1) * 128, SHARED_BYTES)
-
-
-@cache
-def _processors(device: int) -> int:
-    properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count if properties.major == 9 else 0
+    return Kernel(device, code(), "patch_attention", (GROUPS + 1) * 128, SHARED_BYTES)
 
 
 def suits(qkv: torch.Tensor, angles: PatchAngles, out: torch.Tensor) -> bool:
     """Whether the kernel is for these; arguments as of `patch_attention`."""
     patches, table = len(angles.places), angles.table
     return (
-        qkv.is_cuda
-        and qkv.dtype == out.dtype == torch.bfloat16
+        on_hopper(qkv, out)
         and out.shape[2] == DIM
         and 0 < patches <= CHUNK * CHUNKS
         and patches % CHUNK == 0
@@ -55,13 +47,10 @@ def suits(qkv: torch.Tensor, angles: PatchAngles, out: torch.Tensor) -> bool:
         and len(table) <= ROWS
         and table.shape[1:] == (DIM // 4, 2)
         and angles.places.dtype == torch.int32
-        and table.is_contiguous()
-        and angles.places.is_contiguous()
-        and table.device == angles.places.device == qkv.device
-        and qkv.is_contiguous()
-        and out.is_contiguous()
-        and all(t.data_ptr() % 16 == 0 for t in (qkv, out, table, angles.places))
-        and _processors(qkv.device.index) > 0
+        and all(
+            t.is_contiguous() and t.data_ptr() % 16 == 0 and t.device == qkv.device
+            for t in (table, angles.places)
+        )
     )
 
 
@@ -92,8 +81,9 @@ def patch_attention(
         out: (T, heads, 72).
         parts: of an image's queries, each a unit of a block's work; None chooses.
     """
-    (tokens, heads, _), patches, device = out.shape, len(angles.places), qkv.device.index
-    processors, pairs = _processors(device), tokens // patches * heads
+    (tokens, heads, _), patches = out.shape, len(angles.places)
+    processors = torch.cuda.get_device_properties(qkv.device).multi_processor_count
+    pairs = tokens // patches * heads
     parts = parts or division(pairs, patches, processors)
     size = math.ceil(patches / parts)
     parts = math.ceil(patches / size)  # none without queries
@@ -102,7 +92,7 @@ def patch_attention(
     groups = min(GROUPS, math.ceil(size / QUERIES))
     passes = math.ceil(size / (groups * QUERIES))
     slabs, last = tensor_map(qkv, CHUNK, SLAB, swizzle=32), tensor_map(qkv, CHUNK, DIM % SLAB, swizzle=0)
-    _kernel(device)(
+    _kernel(qkv.device.index)(
         (blocks, 1, 1), slabs, last, qkv, angles.table, angles.places, out, len(angles.table), patches, heads,
-        parts, size, units, patches // CHUNK, groups, passes, overlap=overlaps(out),
+        parts, size, units, patches // CHUNK, groups, passes,
     )  # fmt: skip

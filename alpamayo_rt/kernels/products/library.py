@@ -228,10 +228,17 @@ class Plan:
 
 
 def find_library() -> ctypes.CDLL | None:
-    """The library that torch has loaded, else the one beside torch, else the system's; None without any."""
-    if torch.version.cuda is None:
-        return None
-    name = f"libcublasLt.so.{torch.version.cuda.split('.')[0]}"
+    """cuBLASLt, as `load_library` finds it; None without any."""
+    return None if torch.version.cuda is None else load_library("cublasLt")
+
+
+def load_library(stem: str) -> ctypes.CDLL | None:
+    """lib`stem` of NVIDIA's, of the release that torch was built for, or of any where it was built for none.
+
+    The one that torch has loaded, else the one beside torch, else the system's; None without any.
+    """
+    release = "*" if torch.version.cuda is None else torch.version.cuda.split(".")[0]
+    name = f"lib{stem}.so.{release}"
     beside = sorted((Path(torch.__file__).parent.parent / "nvidia").glob(f"**/{name}"))
     tries = [(name, getattr(os, "RTLD_NOLOAD", 0)), *((str(path), 0) for path in beside), (name, 0)]
     for path, mode in tries:

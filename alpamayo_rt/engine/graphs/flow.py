@@ -61,7 +61,7 @@ class FlowRun:
         out: torch.Tensor,
         width: float | None = None,
     ) -> None:
-        """The velocity at x (K, W, 2) into `out`; or, with a width, that much of it onto `out`, which may be x."""
+        """The velocity at x (K, W, 2) into `out`; with a width, so much of it onto `out`, which may be x."""
         expert, c = self.expert, self.expert.config
         stream, delta = self._tokens(x.view(-1, 2), time), None
         places = Places(segments.cos, segments.sin, self._slots)

@@ -162,8 +162,8 @@ def combine(parts: torch.Tensor, log_sums: torch.Tensor, out: torch.Tensor) -> N
     tile = 1 if rows <= 1024 else 4
     overlap = overlaps(out)
     _combine[(triton.cdiv(rows, tile),)](
-        parts, log_sums, out, rows, PARTS=count, SKIP=count > _FEW_PARTS, DIM=dim, BLOCK_D=padded(dim), ROWS=tile, OVERLAP=overlap,
-        num_warps=tile, launch_pdl=overlap,
+        parts, log_sums, out, rows, PARTS=count, SKIP=count > _FEW_PARTS, DIM=dim, BLOCK_D=padded(dim),
+        ROWS=tile, OVERLAP=overlap, num_warps=tile, launch_pdl=overlap,
     )  # fmt: skip
 
 

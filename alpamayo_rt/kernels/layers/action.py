@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The expert's two ends: Fourier features and the projection's norms before it, the velocity and its step behind it.
+"""The expert's two ends: Fourier features and the projection's norms before it, the velocity behind it.
 
 As in `layers.decoder`: Triton kernels on a GPU, torch twins elsewhere, into buffers that the caller owns.
 """

@@ -34,6 +34,26 @@ def test_twin_and_torch_against_float64(
         near(out, expected)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_base_is_added_and_left_alone(dtype: torch.dtype, bias: bool) -> None:
+    for run in (linear_into, linear_into_twin, lambda x, w, out, b, g, a, c: by_torch(g, a, x, w, out, b, c)):
+        x, weight, out, shift = operands(5, 7, 13, dtype)
+        base, given = operands(5, 7, 14, dtype)[2], shift if bias else None
+        before, expected = base.clone(), exact(x, weight, base, given, False, True)
+        run(x, weight, out.fill_(torch.nan), given, False, True, base)
+        near(out, expected)
+        assert torch.equal(base, before)
+
+
+def test_a_base_that_lies_otherwise_or_is_not_added_is_refused() -> None:
+    x, weight, out, _ = operands(4, 6, 8, torch.float32)
+    apart = operands(4, 6, 8, torch.float32, spare=2)[2]
+    for base, add in ((out.clone(), False), (apart, True), (out.double(), True), (out[:3], True)):
+        with pytest.raises(ValueError, match="base: expected"):
+            linear_into(x, weight, out, add=add, base=base)
+
+
 def test_gelu_of_a_sum_is_refused() -> None:
     x, weight, out, _ = operands(2, 2, 2, torch.float32)
     with pytest.raises(ValueError, match="gelu and add"):
@@ -50,12 +70,18 @@ class FakePlan:
     calls: list[int] = field(default_factory=list)
 
     def run(
-        self, number: int, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+        self,
+        number: int,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        out: torch.Tensor,
+        bias: torch.Tensor | None,
+        base: torch.Tensor | None = None,
     ) -> None:
         if number in self.refused:
             raise LibraryError("refused")
         self.calls.append(number)
-        by_torch(self.key.gelu, self.key.add, x, weight, out, bias)
+        by_torch(self.key.gelu, self.key.add, x, weight, out, bias, base)
 
 
 @dataclass
@@ -214,6 +240,12 @@ def test_keys_say_strides_and_alignments() -> None:
     assert key.alignments[0] == 16
     assert key.alignments[1:] == (256, 256, 256)
     assert (key.bias, key.gelu, key.add) == (True, True, False)
+    # What is added is read as out is written.
+    base = torch.empty(6 * 24 + 128, dtype=torch.bfloat16)[8:]
+    base = base[-base.data_ptr() % 256 // 2 + 8 :][: 6 * 24].view(6, 24)[:, :16]
+    key = key_of(x, weight, out, None, False, True, base)
+    assert key is not None
+    assert key.alignments[2] == 16
 
 
 def test_scratch_stays_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

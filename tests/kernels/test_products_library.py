@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from alpamayo_rt.kernels.products import library
 from alpamayo_rt.kernels.products.choice import key_of
+from alpamayo_rt.kernels.products.lanes import lane
 from alpamayo_rt.kernels.products.library import HeuristicResult, Library, LibraryError, find_library
 
 STREAM = 4711
@@ -45,6 +46,7 @@ class FakeLibrary:
     def __init__(self, states: tuple[int, ...] = (0, 0), status: int = 0):
         self.made: dict[int, dict[Any, Any]] = {}
         self.states, self.status, self.runs = states, status, []
+        self.workspaces: list[int] = []
         for name in library._SIGNATURES:
             setattr(self, name, FakeFunction(getattr(self, f"_{name.removeprefix('cublasLt')}")))
 
@@ -88,14 +90,16 @@ class FakeLibrary:
         alpha, a, a_layout, b, b_layout, beta, c, c_layout, d, d_layout, algorithm, workspace, size, stream = (
             given
         )
-        assert (c, value(c_layout), stream) == (d, value(d_layout), STREAM)
+        assert (value(c_layout), stream) == (value(d_layout), STREAM)
         assert workspace
+        self.workspaces.append(workspace)
         assert (size, value(handle)) == (library.WORKSPACE_BYTES, 1000)
         how = self.made[value(description)]
         assert (how["compute"], how["scale"], alpha._obj.value) == (68, 0, 1.0)
-        left, right, target = (self._matrix(p, at) for p, at in ((a, a_layout), (b, b_layout), (d, d_layout)))
+        places = ((a, a_layout), (b, b_layout), (c, c_layout), (d, d_layout))
+        left, right, base, target = (self._matrix(p, at) for p, at in places)
         made = (left.T if how[3] else left).astype(float) @ (right.T if how[4] else right).astype(float)
-        made = made + beta._obj.value * target
+        made = made + beta._obj.value * base
         epilogue = how[7]
         if epilogue in (4, 36):
             bias = (ctypes.c_uint16 * len(made)).from_address(how[8])
@@ -145,6 +149,28 @@ def test_products_are_those_of_row_major_matrices(bias: bool, gelu: bool, add: b
         expected = exact(x, weight, out, other, gelu, add)
         plan.run(0, x, weight, out, other)
         near(out, expected)
+
+
+def test_a_base_and_lanes() -> None:
+    functions = FakeLibrary()
+    x, weight, out, _ = operands(5, 7, 13, torch.float16)
+    base = operands(5, 7, 14, torch.float16)[2]
+    key = key_of(x, weight, out, None, False, True, base)
+    assert key is not None
+    plan = Library(functions, torch.device("cpu")).plan(key, None)  # type: ignore[arg-type]
+    expected = exact(x, weight, base, None, False, True)
+    plan.run(0, x, weight, out, None, base)
+    near(out, expected)
+    with lane(1):
+        plan.run(0, x, weight, out, None, base)
+        with lane(2):
+            plan.run(0, x, weight, out, None, base)
+        plan.run(0, x, weight, out, None, base)
+    plan.run(0, x, weight, out, None, base)
+    near(out, expected)
+    first, *others = functions.workspaces
+    assert others == [others[0], others[1], others[0], first]
+    assert len({first, *others}) == 3
 
 
 def test_preferences() -> None:

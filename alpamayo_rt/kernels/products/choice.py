@@ -33,7 +33,13 @@ class Candidates(Protocol):
         """The algorithms, best first."""
 
     def run(
-        self, number: int, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+        self,
+        number: int,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        out: torch.Tensor,
+        bias: torch.Tensor | None,
+        base: torch.Tensor | None = None,
     ) -> None:
         """Do the product by one of them."""
 
@@ -54,7 +60,13 @@ def mode_of_environment() -> str:
 
 
 def key_of(
-    x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None, gelu: bool, add: bool
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    bias: torch.Tensor | None,
+    gelu: bool,
+    add: bool,
+    base: torch.Tensor | None = None,
 ) -> Key | None:
     """The key of a product, or None where the library is not for it."""
     matrices = (x, weight, out)
@@ -72,7 +84,7 @@ def key_of(
     aligned = (
         _alignment(x),
         _alignment(weight),
-        _alignment(out),
+        min(_alignment(out), ALIGNMENT if base is None else _alignment(base)),
         ALIGNMENT if bias is None else _alignment(bias),
     )
     return Key(m, n, k, strides, aligned, out.dtype, bias is not None, gelu, add, out.device.index or 0)
@@ -90,11 +102,12 @@ def by_torch(
     weight: torch.Tensor,
     out: torch.Tensor,
     bias: torch.Tensor | None,
+    base: torch.Tensor | None = None,
 ) -> None:
     """The product by torch's own operations, one where there is one for it."""
     right = weight.t()
     if add:
-        out.addmm_(x, right)
+        torch.addmm(out if base is None else base, x, right, out=out)
         if bias is not None:
             out += bias
     elif gelu and bias is not None and x.is_cuda and x.dtype in TYPES:
@@ -143,15 +156,16 @@ class Products:
         bias: torch.Tensor | None = None,
         gelu: bool = False,
         add: bool = False,
+        base: torch.Tensor | None = None,
     ) -> None:
         """See `operations.linear_into`."""
-        key, torchs = key_of(x, weight, out, bias, gelu, add), partial(by_torch, gelu, add)
+        key, torchs = key_of(x, weight, out, bias, gelu, add, base), partial(by_torch, gelu, add)
         run: Run | None = torchs if key is None else self._runs.get(key)
         if run is None:
             assert key is not None
             # A capture has its work run before, so that this is what nobody has prepared: as torch would.
             run = torchs if self._capturing() else self._choose(key, torchs, x, weight, out, bias)
-        run(x, weight, out, bias)
+        run(x, weight, out, bias, base)
 
     def _choose(
         self,

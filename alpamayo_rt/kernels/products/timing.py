@@ -26,9 +26,14 @@ class Run(Protocol):
     """A way to do a product."""
 
     def __call__(
-        self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        out: torch.Tensor,
+        bias: torch.Tensor | None,
+        base: torch.Tensor | None = None,
     ) -> None:
-        """Out is overwritten, or added to."""
+        """Out is overwritten, or something is added to base, or to out without one."""
 
 
 class Operands(NamedTuple):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers over many rows, each narrowed or not, and what stands before and behind them.
 
-A layer of FP8 reads e4m3 with a scale a row, which the kernel before it writes: a norm's, an activation's or one
-of its own. A layer of INT4 runs as its module does.
+A layer of FP8 reads e4m3 with a scale a row, which the kernel before it writes: a norm's, an activation's
+or one of its own. A layer of INT4 runs as its module does.
 """
 
 from __future__ import annotations

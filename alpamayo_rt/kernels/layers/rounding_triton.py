@@ -17,9 +17,9 @@ _SMALLEST_SCALE = tl.constexpr(2.0**-100)
 
 @triton.jit
 def scale_of(largest, input_scale, STATIC: tl.constexpr):
-    """The scale of a row, or of many, from the largest magnitude."""
+    """The scale of a row, or of many, from the largest magnitude; the fixed one is one number for all."""
     if STATIC:
-        return tl.zeros_like(largest) + tl.load(input_scale)
+        return tl.load(input_scale)
     else:
         return tl.maximum(largest / _E4M3_MAX, _SMALLEST_SCALE)
 
@@ -58,11 +58,10 @@ def _part(
         # x · (1 + tanh u) / 2 = x / (1 + exp(-2 u)), u = √(2 / π) · (x + 0.044715 x³); -2 / ln 2 is inside.
         # The square of an inverse root is few instructions, a division many.
         inverse = tl.rsqrt(1 + tl.exp2(value * (-2.302208198 - 0.102943240 * value * value)))
-        return (value * inverse * inverse).to(x.dtype.element_ty).to(tl.float32)
-    elif GELU == "none":
-        return (0.5 * value * (1 + tl.erf(0.70710678 * value))).to(x.dtype.element_ty).to(tl.float32)
-    else:
-        return value
+        value = (value * inverse * inverse).to(x.dtype.element_ty).to(tl.float32)
+    if GELU == "none":
+        value = (0.5 * value * (1 + tl.erf(0.70710678 * value))).to(x.dtype.element_ty).to(tl.float32)
+    return value
 
 
 @triton.jit
@@ -91,7 +90,7 @@ def _quantize(
     if REST > 0:
         rest = _part(x, row, rows, n, MAIN, REST, REST_EXACT, GELU)
         largest = tl.maximum(largest, tl.max(tl.abs(rest), 1))
-    scale = scale_of(largest, input_scale, STATIC)
+    scale = tl.where(row < rows, scale_of(largest, input_scale, STATIC), 1.0)
     tl.store(out_scale + row, scale, mask=row < rows)
     inverse = 1 / scale
     store_part(main, inverse, out, row, rows, n, 0, MAIN, MAIN_EXACT, STATIC)

@@ -91,7 +91,7 @@ def _add_layer_norm(
         if REST > 0:
             rest = rest.to(tl.float32)
             largest = tl.maximum(largest, tl.max(tl.abs(rest), 1))
-        narrow = scale_of(largest, input_scale, STATIC)
+        narrow = tl.where(row < rows, scale_of(largest, input_scale, STATIC), 1.0)
         tl.store(out_scale + row, narrow, mask=row < rows)
         store_part(main, 1 / narrow, out, row, rows, n, 0, MAIN, MAIN_EXACT, STATIC)
         if REST > 0:

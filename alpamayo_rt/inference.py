@@ -102,9 +102,9 @@ class Model:
         if frame_ids is not None and len(frame_ids) != sample.num_images:
             raise InputError(f"frame_ids: {len(frame_ids)} keys, expected {sample.num_images}, one an image")
         watch = Stopwatch(self.engine.device)
-        images = prepare_images(sample, self.config, self.engine.device)
+        images = prepare_images(sample, self.config, self.engine.device, self.engine.patch_dtype)
         watch.lap("preprocess")
-        features = self.engine.encode_images(images, frame_ids)
+        features = self.engine.encode_for_prefill(images, frame_ids)
         watch.lap("vision")
         # On a GPU this is written while vision runs.
         prompt = self.prompt_of(sample, images)

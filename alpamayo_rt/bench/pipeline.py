@@ -58,14 +58,19 @@ class Pipeline:
     request: Request
     window: int = field(default_factory=lambda: next(_PIPELINES) * _WINDOWS, init=False)
 
+    def __post_init__(self) -> None:
+        given = self.request.images
+        self._images = Images(given.pixel_values.to(self.engine.patch_dtype), given.grid)
+
     def from_frames(self) -> torch.Tensor:
         """Raw frames on the host → trajectories (K, W, 3) on the host."""
-        images = prepare_images(self.request.sample, self.engine.config, self.engine.device)
+        engine = self.engine
+        images = prepare_images(self.request.sample, engine.config, engine.device, engine.patch_dtype)
         return self._trajectories(images, self.request.prompt_of, _unmarked)
 
     def from_patches(self, mark: Mark = _unmarked) -> torch.Tensor:
         """Patches on the device → trajectories (K, W, 3) on the host."""
-        return self._trajectories(self.request.images, self._prompt, mark)
+        return self._trajectories(self._images, self._prompt, mark)
 
     def check(self) -> None:
         """Run once and see that it is the workload that runs.
@@ -73,7 +78,7 @@ class Pipeline:
         Raises:
             EngineError: the engine did not say what it was made to say, or the cache holds something else.
         """
-        _, rollout, cache = self._run(self.request.images, self._prompt, _unmarked)
+        _, rollout, cache = self._run(self._images, self._prompt, _unmarked)
         check_rollout(self.request, rollout, cache, len(self.request.prompt))
 
     def _prompt(self, images: Images) -> Prompt:
@@ -92,7 +97,7 @@ class Pipeline:
         """Normalized actions, what was said, and the cache."""
         request, workload, engine = self.request, self.request.workload, self.engine
         self.window += 1
-        features = engine.encode_images(images, request.frame_ids(self.window))
+        features = engine.encode_for_prefill(images, request.frame_ids(self.window))
         mark("vision")
         cache, logits = engine.prefill(prompt_of(images), features, request.room(engine.config))
         mark("prefill")

@@ -52,6 +52,11 @@ class Engine(ABC):
         """Whether images whose `frame_ids` were seen before are not encoded again."""
         return False
 
+    @property
+    def patch_dtype(self) -> torch.dtype:
+        """The type in which patches are best prepared; all floating types are taken."""
+        return torch.float32
+
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype):
         self.config, self.device, self.dtype = config, device, dtype
 
@@ -64,6 +69,10 @@ class Engine(ABC):
             frame_ids: one key an image; the same key means the same picture. Engines that keep features
                 (`reuses_frames`) need not encode again what they have seen; others look at none of this.
         """
+
+    def encode_for_prefill(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
+        """As `encode_images`, but the next images that are encoded may overwrite what this returns."""
+        return self.encode_images(images, frame_ids)
 
     @abstractmethod
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:

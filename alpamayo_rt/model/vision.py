@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -17,11 +17,26 @@ _EPS = 1e-6
 ROPE_THETA = 10_000.0
 
 
-class VisionFeatures(NamedTuple):
-    """`embeds` (tokens, out) and one (tokens, out) tensor per DeepStack tap; images one after the other."""
+class VisionFeatures:
+    """Image tokens and DeepStack features; images one after the other."""
 
-    embeds: torch.Tensor
-    deepstack: tuple[torch.Tensor, ...]
+    def __init__(self, embeds: torch.Tensor, deepstack: Sequence[torch.Tensor]):
+        self._embeds, self._deepstack = embeds, tuple(deepstack)
+
+    @property
+    def embeds(self) -> torch.Tensor:
+        """(tokens, out)"""
+        return self._embeds
+
+    @property
+    def deepstack(self) -> tuple[torch.Tensor, ...]:
+        """(tokens, out) of each tap."""
+        return self._deepstack
+
+    def copy_to(self, target: torch.Tensor) -> None:
+        """Into (1 + taps, tokens, out), the image tokens first."""
+        for part, source in zip(target, (self.embeds, *self.deepstack), strict=True):
+            part.copy_(source)
 
 
 class PatchEmbed(nn.Module):

@@ -156,7 +156,11 @@ def _normalized(frames: torch.Tensor, height: int, width: int, in_float: bool) -
 
 
 def preprocess(
-    frames: torch.Tensor, min_pixels: int, max_pixels: int, in_float: bool = False
+    frames: torch.Tensor,
+    min_pixels: int,
+    max_pixels: int,
+    in_float: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames → what the vision tower reads.
 
@@ -165,11 +169,12 @@ def preprocess(
         min_pixels: smallest area after resizing.
         max_pixels: largest area after resizing.
         in_float: resize without rounding and clamping, so that values may lie beyond ±1.
+        dtype: of the patches; what comes before is float32.
 
     Returns:
-        `pixel_values` (patches of all images, 1536) float32 and `image_grid_thw` (N, 3) int64 on the CPU.
+        `pixel_values` (patches of all images, 1536) and `image_grid_thw` (N, 3) int64 on the CPU.
     """
     height, width = smart_resize(frames.shape[-2], frames.shape[-1], min_pixels, max_pixels)
-    patches = patchify(_normalized(frames, height, width, in_float))
+    patches = patchify(_normalized(frames, height, width, in_float).to(dtype))
     grid = torch.tensor([[1, height // 16, width // 16]]).expand(len(frames), -1)
     return patches.flatten(0, 1), grid.contiguous()

@@ -22,7 +22,7 @@ from alpamayo_rt.tasks import TRAJECTORY, VQA, Task
 
 @dataclass(frozen=True)
 class Images:
-    """Patches (P, 1536) float32 of all images and their grid (N, 3) int64 (on the CPU)."""
+    """Patches (P, 1536) of all images, float32 unless said otherwise; their grid (N, 3) int64 on the CPU."""
 
     pixel_values: torch.Tensor
     grid: torch.Tensor
@@ -56,17 +56,26 @@ class Prompt:
         return len(self.ids)
 
 
-def prepare_images(sample: Sample, config: ModelConfig, device: torch.device) -> Images:
-    """Resize, normalize and cut the sample's frames on `device`, or take its prepared patches."""
+def prepare_images(
+    sample: Sample, config: ModelConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Images:
+    """Resize, normalize and cut the sample's frames on `device`, or take its prepared patches.
+
+    Values are computed in float32, and rounded once to `dtype`, as the first product of a model in that type
+    would.
+    """
     if sample.prepared is not None:
         merge = config.vision.merge_size
         if bool((sample.prepared.image_grid_thw[:, 1:] % merge).any()):
             raise InputError(f"image_grid_thw: expected patch rows and columns in multiples of {merge}")
-        return Images(sample.prepared.pixel_values.float().to(device), sample.prepared.image_grid_thw.cpu())
+        pixels = sample.prepared.pixel_values.float().to(device).to(dtype)
+        return Images(pixels, sample.prepared.image_grid_thw.cpu())
     assert sample.frames is not None
     # Pinned frames travel in the stream, so that what reads them can be launched meanwhile.
     frames = sample.frames.flatten(0, 1).to(device, non_blocking=device.type == "cuda")
-    pixels, grid = preprocess(frames, config.min_pixels, config.max_pixels, config.family.resizes_in_float)
+    pixels, grid = preprocess(
+        frames, config.min_pixels, config.max_pixels, config.family.resizes_in_float, dtype
+    )
     return Images(pixels, grid)
 
 

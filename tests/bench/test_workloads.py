@@ -143,9 +143,9 @@ def test_cached_workloads_encode_the_newest_frames_alone(
     engine = GraphEngine(network, model_1_5.config, CPU, torch.float32, "fp32")
     encode, encoded = engine._encode, []
 
-    def counted(patches: torch.Tensor, rows: int, columns: int, copy: bool) -> VisionFeatures:
+    def counted(patches: torch.Tensor, rows: int, columns: int) -> VisionFeatures:
         encoded.append(len(patches))
-        return encode(patches, rows, columns, copy)
+        return encode(patches, rows, columns)
 
     monkeypatch.setattr(engine, "_encode", counted)
     # Both on one engine: the second workload's frames are not those of the first.

@@ -102,21 +102,25 @@ def test_qk_norm_rope(dtype: torch.dtype, n: int, heads: int, kv: int, d: int, d
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_what_follows_a_product_of_the_stream_does_the_norm(dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize(("n", "heads", "kv", "d"), [(5, 4, 2, 8), (70, 6, 3, 24)])
+def test_what_follows_a_product_of_the_stream_does_the_norm(
+    dtype: torch.dtype, n: int, heads: int, kv: int, d: int, device: str
+) -> None:
     # The norm's weights are part of the matrix.
-    n, hidden, heads, kv, d, inner = 5, 40, 4, 2, 8, 24
+    hidden, inner = 40, 24
     stream = 3 * random(n, hidden, seed=1, dtype=dtype)
     normed = stream.double() * torch.rsqrt(stream.double().square().mean(-1, keepdim=True) + 1e-6)
     products = [random((heads + 2 * kv) * d, hidden, seed=2), random(2 * inner, hidden, seed=3)]
     raw, divided = ([(x.double() @ w.double().T).to(dtype) for w in products] for x in (stream, normed))
     angles = random(n, d // 2, seed=5).to(device)
-    places = (angles.cos(), angles.sin(), torch.arange(n, device=device))
-    ones = torch.ones(2, d, dtype=dtype, device=device)
+    slots = torch.randperm(n + 4, generator=torch.Generator().manual_seed(0))[:n].to(device)
+    places = (angles.cos(), angles.sin(), slots)
+    norms = random(2, d, seed=6, dtype=dtype).to(device)
     found = []
     for product, given in ((raw[0], stream.to(device)), (divided[0], None)):
         q_out = torch.empty(n, heads, d, dtype=dtype, device=device)
-        planes = torch.empty(2, kv, n, d, dtype=dtype, device=device)
-        decoder.qk_norm_rope(product.to(device), *ones, 1e-6, *places, q_out, *planes, given)
+        planes = torch.full((2, kv, n + 4, d), 7.0, dtype=dtype, device=device)
+        decoder.qk_norm_rope(product.to(device), *norms, 1e-6, *places, q_out, *planes, given)
         found.append((q_out, planes))
     for mine, other in zip(*found, strict=True):
         near(mine, other, dtype)
@@ -223,10 +227,28 @@ def test_ends_of_the_expert(dtype: torch.dtype, device: str) -> None:
     action.silu_rms_norm(x.to(device), weight.to(device), 1e-5, out)
     y = F.silu(x.double())
     near(out, weight * y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-5), dtype)
-    head, bias = random(2, 48, seed=2, dtype=dtype), random(2, seed=3, dtype=dtype)
-    velocity = torch.empty(6, 2, device=device)
-    action.velocity(x.to(device), head.to(device), bias.to(device), velocity)
-    near(velocity, F.linear(x.double(), head.double(), bias.double()), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("added", [False, True])
+def test_velocity_and_its_step(dtype: torch.dtype, added: bool, device: str) -> None:
+    x, delta = 3 * random(6, 48, dtype=dtype), random(6, 48, seed=1, dtype=dtype) if added else None
+    norm = RMSNorm(48, 1e-6)
+    norm.weight = torch.nn.Parameter(random(48, seed=2, dtype=dtype), requires_grad=False)
+    head, bias = random(2, 48, seed=3, dtype=dtype), random(2, seed=4, dtype=dtype)
+    hidden = norm(x if delta is None else x + delta)
+    expected = F.linear(hidden.double(), head.double(), bias.double())
+    given = [None if part is None else part.to(device) for part in (x, delta, norm.weight)]
+    last = head.to(device), bias.to(device)
+    found = torch.full((6, 2), torch.nan, device=device)
+    action.velocity(*given, 1e-6, *last, found)
+    near(found, expected, dtype)
+    start = random(6, 2, seed=5)
+    moved = start.clone().to(device)
+    action.velocity(*given, 1e-6, *last, moved, 0.1)
+    near(moved, start + 0.1 * expected, dtype)
+    assert given[0] is not None
+    assert torch.equal(given[0].cpu(), x)
 
 
 def test_kernels_in_the_interpreter() -> None:

@@ -40,6 +40,26 @@ def test_twin_and_torch_against_float64(
         near(out, expected)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_base_is_added_and_left_alone(dtype: torch.dtype, bias: bool) -> None:
+    for run in (linear_into, linear_into_twin, lambda x, w, out, b, g, a, c: by_torch(g, a, x, w, out, b, c)):
+        x, weight, out, shift = operands(5, 7, 13, dtype)
+        base, given = operands(5, 7, 14, dtype)[2], shift if bias else None
+        before, expected = base.clone(), exact(x, weight, base, given, False, True)
+        run(x, weight, out.fill_(torch.nan), given, False, True, base)
+        near(out, expected)
+        assert torch.equal(base, before)
+
+
+def test_a_base_that_lies_otherwise_or_is_not_added_is_refused() -> None:
+    x, weight, out, _ = operands(4, 6, 8, torch.float32)
+    apart = operands(4, 6, 8, torch.float32, spare=2)[2]
+    for base, add in ((out.clone(), False), (apart, True), (out.double(), True), (out[:3], True)):
+        with pytest.raises(ValueError, match="base: expected"):
+            linear_into(x, weight, out, add=add, base=base)
+
+
 def test_gelu_of_a_sum_is_refused() -> None:
     x, weight, out, _ = operands(2, 2, 2, torch.float32)
     with pytest.raises(ValueError, match="gelu and add"):
@@ -76,12 +96,13 @@ class FakePlan:
         weight: torch.Tensor,
         out: torch.Tensor,
         bias: torch.Tensor | None,
-        scales: Scales | None,
+        base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
         if number in self.refused:
             raise LibraryError("refused")
         self.calls.append(number)
-        by_torch(self.key.gelu, self.key.add, x, weight, out, bias, scales)
+        by_torch(self.key.gelu, self.key.add, x, weight, out, bias, base, scales)
 
 
 @dataclass
@@ -240,6 +261,12 @@ def test_keys_say_strides_and_alignments() -> None:
     assert key.alignments[0] == 16
     assert key.alignments[1:] == (256, 256, 256)
     assert (key.bias, key.gelu, key.add) == (True, True, False)
+    # What is added is read as out is written.
+    base = torch.empty(6 * 24 + 128, dtype=torch.bfloat16)[8:]
+    base = base[-base.data_ptr() % 256 // 2 + 8 :][: 6 * 24].view(6, 24)[:, :16]
+    key = key_of(x, weight, out, None, False, True, base)
+    assert key is not None
+    assert key.alignments[2] == 16
 
 
 def test_scratch_stays_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,10 +310,10 @@ def test_e4m3_is_chosen_as_the_others(
     given, scales = shift if bias else None, Scales(x.scale, weight.scale)
     expected = exact_scaled(x, weight, out, given, gelu, add)
     with caplog.at_level(logging.INFO):
-        products(x.values, weight.values, out, given, gelu, add, scales)
+        products(x.values, weight.values, out, given, gelu, add, scales=scales)
         near(out, expected)
         expected = exact_scaled(x, weight, out, given, gelu, add)
-        products(x.values, weight.values, out, given, gelu, add, scales)
+        products(x.values, weight.values, out, given, gelu, add, scales=scales)
     near(out, expected)
     ((key, found),) = products.chosen.items()
     assert (found, key.inputs, key.dtype) == (chosen, torch.float8_e4m3fn, torch.bfloat16)
@@ -329,7 +356,7 @@ def test_what_the_library_is_not_for_in_e4m3() -> None:
 def test_e4m3_is_timed_on_numbers_of_its_range() -> None:
     x, weight, out, _ = scaled_operands(6, 32, 16, torch.bfloat16)
     scales = Scales(x.scale, weight.scale)
-    key = key_of(x.values, weight.values, out, None, False, False, scales)
+    key = key_of(x.values, weight.values, out, None, False, False, scales=scales)
     assert key is not None
     made = timing.scratch_operands(key, x.values, weight.values, out, None, scales)
     assert made is not None

@@ -79,7 +79,7 @@ def test_products_of_e4m3(m: int, n: int, k: int, bias: bool, gelu: bool, add: b
     expected, before = exact_scaled(x, weight, out, given, gelu, add), out.clone()
     for _ in range(2):
         out.copy_(before)
-        products(x.values, weight.values, out, given, gelu, add, scales)
+        products(x.values, weight.values, out, given, gelu, add, scales=scales)
         # Sums of fast products of e4m3 keep fewer than float32's bits.
         assert (out.double() - expected).norm() < 1e-2 * expected.norm()
 

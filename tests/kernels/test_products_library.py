@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from alpamayo_rt.kernels.products import library
 from alpamayo_rt.kernels.products.choice import key_of
+from alpamayo_rt.kernels.products.lanes import lane
 from alpamayo_rt.kernels.products.library import HeuristicResult, Library, LibraryError, Scales, find_library
 
 STREAM = 4711
@@ -45,6 +46,7 @@ class FakeLibrary:
     def __init__(self, states: tuple[int, ...] = (0, 0), status: int = 0):
         self.made: dict[int, dict[Any, Any]] = {}
         self.states, self.status, self.runs = states, status, []
+        self.workspaces: list[int] = []
         for name in library._SIGNATURES:
             setattr(self, name, FakeFunction(getattr(self, f"_{name.removeprefix('cublasLt')}")))
 
@@ -88,13 +90,15 @@ class FakeLibrary:
         alpha, a, a_layout, b, b_layout, beta, c, c_layout, d, d_layout, algorithm, workspace, size, stream = (
             given
         )
-        assert (c, value(c_layout), stream) == (d, value(d_layout), STREAM)
+        assert (value(c_layout), stream) == (value(d_layout), STREAM)
         assert workspace
+        self.workspaces.append(workspace)
         assert (size, value(handle)) == (library.WORKSPACE_BYTES, 1000)
         how = self.made[value(description)]
         assert (how["compute"], how["scale"], alpha._obj.value) == (68, 0, 1.0)
-        left, right, target = (self._matrix(p, at) for p, at in ((a, a_layout), (b, b_layout), (d, d_layout)))
-        made = (left.T if how[3] else left).astype(float) @ (right.T if how[4] else right).astype(float)
+        places = ((a, a_layout), (b, b_layout), (c, c_layout))
+        left, right, base = (self._matrix(p, at) for p, at in places)
+        made = (left.T if how[3] else left) @ (right.T if how[4] else right)
         if 31 in how:
             assert (how[31], how[32], how[25]) == (3, 3, 1)
             rows, columns = (
@@ -102,7 +106,7 @@ class FakeLibrary:
                 for at, size in zip((17, 18), made.shape, strict=True)
             )
             made = made * np.frombuffer(rows, np.float32)[:, None] * np.frombuffer(columns, np.float32)
-        made = made + beta._obj.value * target
+        made = made + beta._obj.value * base
         epilogue = how[7]
         if epilogue in (4, 36):
             made = made + self._read(how[8], len(made), self.made[value(d_layout)]["kind"])[:, None]
@@ -164,20 +168,42 @@ def test_products_are_those_of_row_major_matrices(bias: bool, gelu: bool, add: b
         near(out, expected)
 
 
+def test_a_base_and_lanes() -> None:
+    functions = FakeLibrary()
+    x, weight, out, _ = operands(5, 7, 13, torch.float16)
+    base = operands(5, 7, 14, torch.float16)[2]
+    key = key_of(x, weight, out, None, False, True, base)
+    assert key is not None
+    plan = Library(functions, torch.device("cpu")).plan(key, None)  # type: ignore[arg-type]
+    expected = exact(x, weight, base, None, False, True)
+    plan.run(0, x, weight, out, None, base)
+    near(out, expected)
+    with lane(1):
+        plan.run(0, x, weight, out, None, base)
+        with lane(2):
+            plan.run(0, x, weight, out, None, base)
+        plan.run(0, x, weight, out, None, base)
+    plan.run(0, x, weight, out, None, base)
+    near(out, expected)
+    first, *others = functions.workspaces
+    assert others == [others[0], others[1], others[0], first]
+    assert len({first, *others}) == 3
+
+
 @pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
 def test_products_of_e4m3_have_the_scales_of_each_call(bias: bool, gelu: bool, add: bool) -> None:
     functions = FakeLibrary()
     x, weight, out, shift = scaled_operands(6, 32, 16, torch.bfloat16)
     given, scales = shift if bias else None, Scales(x.scale, weight.scale)
-    key = key_of(x.values, weight.values, out, given, gelu, add, scales)
+    key = key_of(x.values, weight.values, out, given, gelu, add, scales=scales)
     assert key is not None
     plan = Library(functions, torch.device("cpu")).plan(key, given, scales)  # type: ignore[arg-type]
     expected = exact_scaled(x, weight, out, given, gelu, add)
-    plan.run(1, x.values, weight.values, out, given, scales)
+    plan.run(1, x.values, weight.values, out, given, scales=scales)
     near(out, expected)
     others = [matrix._replace(scale=matrix.scale.flip(0).contiguous()) for matrix in (x, weight)]
     expected = exact_scaled(*others, out, given, gelu, add)
-    plan.run(0, x.values, weight.values, out, given, Scales(*(matrix.scale for matrix in others)))
+    plan.run(0, x.values, weight.values, out, given, scales=Scales(*(matrix.scale for matrix in others)))
     near(out, expected)
 
 

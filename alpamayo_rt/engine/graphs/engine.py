@@ -8,12 +8,12 @@ logic is tested without a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 
 import torch
 
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.base import Engine, Lap, OnToken, Rollout
+from alpamayo_rt.engine.graphs.beside import Beside
 from alpamayo_rt.engine.graphs.cache import CacheSet, CacheSets, SegmentedCache, up
 from alpamayo_rt.engine.graphs.decode import DecodePass
 from alpamayo_rt.engine.graphs.few import MOST_ROWS, FewRows
@@ -65,6 +65,7 @@ class GraphEngine(Engine):
             self._expert_layers = fold(layer_weights(network.expert.decoder))
         self._sets = CacheSets(config.language, most_slots, device, dtype)
         self._vision, self._prefill, self._rest = Graphs(device, 6), Graphs(device, 4), Graphs(device, 16)
+        self._beside = Beside(device)
         self._few: dict[tuple[int, int], FewRows] = {}
         self._flows: dict[tuple[int, int], FlowRun] = {}
 
@@ -73,23 +74,38 @@ class GraphEngine(Engine):
         """See `Engine`."""
         return True
 
+    @property
+    def patch_dtype(self) -> torch.dtype:
+        """See `Engine`."""
+        return self.dtype
+
     @torch.inference_mode()
     def encode_images(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
+        """See `Engine`."""
+        made = self.encode_for_prefill(images, frame_ids)
+        if frame_ids is not None:
+            return made
+        return VisionFeatures(made.embeds.clone(), tuple(feature.clone() for feature in made.deepstack))
+
+    @torch.inference_mode()
+    def encode_for_prefill(self, images: Images, frame_ids: Sequence[Hashable] | None = None) -> VisionFeatures:
         """See `Engine`."""
         pixels = images.pixel_values.to(self.device)
         if frame_ids is None:
             return encode_by_size(images, pixels, self._encode)
         # The cache makes its own copies.
-        return self.frames.encode(images, pixels, frame_ids, partial(self._encode, copy=False))
+        return self.frames.encode(images, pixels, frame_ids, self._encode)
 
-    def _encode(self, patches: torch.Tensor, rows: int, columns: int, copy: bool = True) -> VisionFeatures:
+    def _encode(
+        self, patches: torch.Tensor | Sequence[torch.Tensor], rows: int, columns: int
+    ) -> VisionFeatures:
         def make() -> VisionRun:
-            return VisionRun(self.network.vision, len(patches), rows, columns)
+            return VisionRun(self.network.vision, len(patches), rows, columns, self._beside)
 
         run, replay = self._vision.get((len(patches), rows, columns), make)
-        run.patches.copy_(patches)
+        run.take(patches)
         replay()
-        return run.result(copy)
+        return run.result()
 
     @torch.inference_mode()
     def prefill(self, prompt: Prompt, features: VisionFeatures, room: int) -> tuple[KvCache, torch.Tensor]:

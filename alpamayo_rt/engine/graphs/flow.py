@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from alpamayo_rt.action.flow_matching import flow_times, guided
-from alpamayo_rt.engine.graphs.many import Places, layer_of_many, normed
+from alpamayo_rt.engine.graphs.many import Places, layer_of_many
 from alpamayo_rt.engine.graphs.segments import Segments
 from alpamayo_rt.engine.graphs.staging import Staging
-from alpamayo_rt.engine.graphs.weights import LayerWeights, fuse
+from alpamayo_rt.engine.graphs.weights import LayerWeights
 from alpamayo_rt.kernels.attention.operations import expert_attention
 from alpamayo_rt.kernels.attention.scratch import ExpertScratch, expert_configuration
 from alpamayo_rt.kernels.layers import action as ops
@@ -46,10 +46,22 @@ class FlowRun:
         sizes = (candidates, waypoints, c.num_heads, c.num_kv_heads)
         division = expert_configuration(*sizes, half_parts=like.dtype != torch.float32)
         self._scratch = ExpertScratch.allocate(*sizes, c.head_dim, like.device, division)
-        self._out = fuse(expert.action_out_proj)
 
     def velocity(self, x: torch.Tensor, time: torch.Tensor, segments: Segments) -> torch.Tensor:
         """(K, W, 2) float32, () float32 → (K, W, 2) float32."""
+        out = torch.empty_like(x)
+        self._move(x, time, segments, out)
+        return out
+
+    def _move(
+        self,
+        x: torch.Tensor,
+        time: torch.Tensor,
+        segments: Segments,
+        out: torch.Tensor,
+        width: float | None = None,
+    ) -> None:
+        """The velocity at x (K, W, 2) into `out`; with a width, so much of it onto `out`, which may be x."""
         expert, c = self.expert, self.expert.config
         stream, delta = self._tokens(x.view(-1, 2), time), None
         places = Places(segments.cos, segments.sin, self._slots)
@@ -66,10 +78,8 @@ class FlowRun:
 
         for i, weights in enumerate(self.layers):
             delta = layer_of_many(stream, delta, i, weights, c, places, keys, values, attend)
-        hidden = normed(stream, delta, expert.decoder.norm.weight, c.rms_norm_eps, self._out).values
-        out = torch.empty_like(x)
-        ops.velocity(hidden, expert.action_out_proj.weight, expert.action_out_proj.bias, out.view(-1, 2))
-        return out
+        norm, last = expert.decoder.norm.weight, expert.action_out_proj
+        ops.velocity(stream, delta, norm, c.rms_norm_eps, last.weight, last.bias, out.view(-1, 2), width)
 
     def _tokens(self, actions: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         projection = self.expert.action_in_proj
@@ -89,10 +99,11 @@ class FlowRun:
     def integrate(self, segments: Segments, unguided: Segments | None) -> None:
         """`x` from noise to actions, in place."""
         for time, width in zip(self._times, self._widths, strict=False):
+            if unguided is None:
+                self._move(self.x, time, segments, self.x, width)
+                continue
             v = self.velocity(self.x, time, segments)
-            if unguided is not None:
-                v = guided(self.velocity(self.x, time, unguided), v, self.weight)
-            self.x.add_(v, alpha=width)
+            self.x.add_(guided(self.velocity(self.x, time, unguided), v, self.weight), alpha=width)
 
 
 class Flow:

@@ -67,8 +67,7 @@ class PrefillRun:
         here["row"][prompt.image_slots] = torch.arange(images)
         here["last"].fill_(n - 1)
         self._staging.send()
-        for target, source in zip(self.features, (features.embeds, *features.deepstack), strict=True):
-            target[:images].copy_(source)
+        features.copy_to(self.features[:, :images])
 
     def __call__(self) -> None:
         """Static inputs → cache, and logits at the last position."""

@@ -15,6 +15,9 @@ import triton.language as tl
 
 from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 
+_FEW_PARTS = 8
+"""So many are read at once, whether or not they have seen anything."""
+
 
 @triton.jit
 def product(a, b, start, PRECISION: tl.constexpr):
@@ -118,12 +121,13 @@ def _combine(
     out,
     rows,
     PARTS: tl.constexpr,
+    SKIP: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """Sum all parts of some rows, in their order."""
+    """Sum all parts of some rows, in their order; SKIP: do not read those that saw nothing."""
     after_the_kernel_before(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
@@ -140,7 +144,12 @@ def _combine(
         log_sum = tl.load(log_sums + part * rows + row, mask=inside, other=0.0)
         weight = tl.exp2(log_sum - largest)
         seen = here & (log_sum > float("-inf"))[:, None]
-        average = tl.load(parts + part * rows.to(tl.int64) * DIM + at, mask=seen, other=0.0)
+        place = parts + part * rows.to(tl.int64) * DIM + at
+        if SKIP:
+            average = tl.load(place, mask=seen, other=0.0)
+        else:
+            # A read that need not wait for the sum's.
+            average = tl.where(seen, tl.load(place, mask=here, other=0.0), 0.0)
         total += weight
         mixed += weight[:, None] * average.to(tl.float32)
     mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -153,8 +162,8 @@ def combine(parts: torch.Tensor, log_sums: torch.Tensor, out: torch.Tensor) -> N
     tile = 1 if rows <= 1024 else 4
     overlap = overlaps(out)
     _combine[(triton.cdiv(rows, tile),)](
-        parts, log_sums, out, rows, PARTS=count, DIM=dim, BLOCK_D=padded(dim), ROWS=tile, OVERLAP=overlap,
-        num_warps=tile, launch_pdl=overlap,
+        parts, log_sums, out, rows, PARTS=count, SKIP=count > _FEW_PARTS, DIM=dim, BLOCK_D=padded(dim),
+        ROWS=tile, OVERLAP=overlap, num_warps=tile, launch_pdl=overlap,
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ constexpr int EARLY = 1;
 constexpr u32 QUERY_SLAB = QUERIES * 128, QUERY_BYTES = 2 * QUERY_SLAB, SLAB = KEYS * 128, TILE = 2 * SLAB;
 constexpr u32 KEYS_AT = GROUPS * QUERY_BYTES, VALUES_AT = KEYS_AT + STAGES * TILE;
 constexpr u32 BARRIERS_AT = VALUES_AT + STAGES * TILE;
-// Scores are powers of two here. Weights stay below 2^MARGIN.
-constexpr float MARGIN = 8.0f, BELOW_ALL = -1e30f;
+// Scores are powers of two here. BOUND: of the weights that a thread has of a tile, whose level is the first tile's.
+constexpr float BOUND = 1e9f, BELOW_ALL = -1e30f;
 
 struct Work {
     int tail_start, tail_room, capacity, candidates;
@@ -177,46 +177,56 @@ struct Rows {
     float fade[2] = {1.0f, 1.0f};             // what the sums so far are multiplied with, when the level has risen
 };
 
-// Scores become weights over the level, of the `left` tokens that count. The level rises only where one lies far
-// above it; then the values so far are to fade. Whether any of the warp's do.
-__device__ __forceinline__ bool weigh(float (&scores)[KEYS / 2], int left, float scale, Rows &rows) {
+// Weights of a tile's scores over the level, and this thread's part of their sums.
+__device__ __forceinline__ void weights_of(u32 (&weights)[KEYS / 4], float (&sum)[2], const float (&scores)[KEYS / 2],
+                                           float scale, const Rows &rows) {
+    float parts[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < KEYS / 4; j++) {
+        float pair[2];
+        for (int k = 0; k < 2; k++) {
+            pair[k] = power_of_two(fmaf(scores[2 * j + k], scale, -rows.level[j % 2]));
+            parts[j % 2 * 2 + k] += pair[k];
+        }
+        weights[j] = pack_bf16(pair[0], pair[1]);
+    }
+    for (int i = 0; i < 2; i++) sum[i] = parts[2 * i] + parts[2 * i + 1];
+}
+
+// Scores become weights over the level, of the `left` tokens that count. The level is the largest score of the first
+// tile, and stays, however far scores rise, until weights come near what float32 holds: bfloat16 has the same
+// exponents, and what is stored is divided by the weights' sum. So of later tiles no largest is looked for; that
+// their sum is small says enough. Where it is not, or no number, the scores are still there: the level rises, and
+// the values so far are to fade. Whether any of the warp's do.
+__device__ __forceinline__ bool weigh(u32 (&weights)[KEYS / 4], float (&scores)[KEYS / 2], int left, float scale,
+                                      Rows &rows, bool first) {
     if (left < KEYS) {
         const int column = threadIdx.x % 4 * 2;
 #pragma unroll
         for (int j = 0; j < KEYS / 2; j++)
             if (j / 4 * 8 + j % 2 >= left - column) scores[j] = -__int_as_float(0x7F800000);  // minus infinity
     }
-    float most[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float pair[2] = {scores[2 * i], scores[2 * i + 1]};
-#pragma unroll
-        for (int j = 1; j < KEYS / 8; j++)
-            for (int k = 0; k < 2; k++) pair[k] = fmaxf(pair[k], scores[4 * j + 2 * i + k]);
-        most[i] = fmaxf(pair[0], pair[1]) * scale;
+    float sum[2];
+    bool rises = first;
+    if (!first) {
+        weights_of(weights, sum, scores, scale, rows);
+        rises = __any_sync(ALL_LANES, !(sum[0] + sum[1] < BOUND));
     }
-    const bool rises = __any_sync(ALL_LANES, fmaxf(most[0] - rows.level[0], most[1] - rows.level[1]) > MARGIN);
     if (rises) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const float higher = fmaxf(rows.level[i], largest_of_row(most[i]));
+            float pair[2] = {scores[2 * i], scores[2 * i + 1]};
+#pragma unroll
+            for (int j = 1; j < KEYS / 8; j++)
+                for (int k = 0; k < 2; k++) pair[k] = fmaxf(pair[k], scores[4 * j + 2 * i + k]);
+            const float higher = fmaxf(rows.level[i], largest_of_row(fmaxf(pair[0], pair[1]) * scale));
             rows.fade[i] = power_of_two(rows.level[i] - higher);
             rows.level[i] = higher;
             rows.total[i] *= rows.fade[i];
         }
+        weights_of(weights, sum, scores, scale, rows);
     }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float sum[2] = {0.0f, 0.0f};
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++)
-            for (int k = 0; k < 2; k++) {
-                float &x = scores[4 * j + 2 * i + k];
-                x = power_of_two(fmaf(x, scale, -rows.level[i]));
-                sum[k] += x;
-            }
-        rows.total[i] += sum[0] + sum[1];
-    }
+    for (int i = 0; i < 2; i++) rows.total[i] += sum[i];
     return rises;
 }
 
@@ -274,8 +284,9 @@ __device__ __forceinline__ void attend(const TensorMap *parts, float *log_sums, 
     const u64 queries = matrix_at<128>(at.queries(group), 16, 1024);
     const u64 keys = matrix_at<128>(at.keys(0), 16, 1024), values = matrix_at<128>(at.values(0), SLAB, 1024);
     float scores[KEYS / 2], mixed[DIM / 2];
-    u32 weights[KEYS / 4];
+    u32 weights[KEYS / 4], next[KEYS / 4];  // of the tile that is mixed, and of the one behind it
     Rows rows;
+    bool first = true;
 #pragma unroll
     for (int i = 0; i < DIM / 2; i++) mixed[i] = 0.0f;
 
@@ -315,8 +326,9 @@ __device__ __forceinline__ void attend(const TensorMap *parts, float *log_sums, 
         for (int i = 0;; i++) {
             // Meanwhile the values of the tile before are mixed. The branch keeps the compiler from waiting for them
             // first and weighing then.
-            const bool rises = weigh(scores, left, work.scale, rows);
-            keep(scores);
+            const bool rises = weigh(next, scores, left, work.scale, rows, first);
+            first = false;
+            keep(next);
             if (rises) {
                 products_wait<0>();
                 keep(mixed);
@@ -328,7 +340,7 @@ __device__ __forceinline__ void attend(const TensorMap *parts, float *log_sums, 
             keep(weights);
             if (i > 0) release(at.free(stage_before));
 #pragma unroll
-            for (int j = 0; j < KEYS / 4; j++) weights[j] = pack_bf16(scores[2 * j], scores[2 * j + 1]);
+            for (int j = 0; j < KEYS / 4; j++) weights[j] = next[j];
             barrier_wait(at.values_came(spot.stage), spot.phase);
             if (left < KEYS) clear_values(at.values(spot.stage), left, group);
             if (i == count - 1) break;

@@ -12,16 +12,19 @@ constexpr int ROWS = 192, COLUMNS = 128, DEPTH = 64, STAGES = 4, GROUPS = 3;
 constexpr u32 GROUP_BYTES = 64 * DEPTH * 2, X_BYTES = GROUPS * GROUP_BYTES, HALF_BYTES = COLUMNS * DEPTH * 2;
 constexpr u32 STAGE_BYTES = X_BYTES + 2 * HALF_BYTES;
 
-// Fetch all steps: weights at once, rows of x when the kernel before has written them. One thread.
+// Fetch all steps. Weights at once; rows of x when the kernel before has written them, or at once too if that kernel
+// only makes factors of them: `row_factors` lets this one start when x is done, so that nobody waits for what is
+// needed at the end. What a kernel that is done has written lies in L2, which is where the copy engine reads; what
+// ordinary reads might find elsewhere, the factors, is read behind a wait. One thread.
 __device__ __forceinline__ void fetch(const TensorMap *x, const TensorMap *weight, u32 room, u32 full, u32 empty,
-                                      int steps, int row, int weight_row, u32 rank) {
+                                      int steps, int row, int weight_row, u32 rank, bool x_is_there) {
     const u32 half = X_BYTES + rank * HALF_BYTES;
     const int ahead = min(steps, STAGES);
     for (int i = 0; i < ahead; i++) {
         barrier_expect(full + 8 * i, STAGE_BYTES);
         load_tile_for_all(room + i * STAGE_BYTES + half, weight, i * DEPTH, weight_row, full + 8 * i, 3);
     }
-    wait_for_the_kernel_before();
+    if (!x_is_there) wait_for_the_kernel_before();
     for (int i = 0; i < ahead; i++) load_tile(room + i * STAGE_BYTES, x, i * DEPTH, row, full + 8 * i);
     for (int i = ahead; i < steps; i++) {
         const int stage = i % STAGES;
@@ -61,7 +64,8 @@ extern "C" __global__ void __launch_bounds__(512, 1)
     cluster_sync();
     if (group == GROUPS) {
         give_registers<32>();
-        if (threadIdx.x % 128 == 0) fetch(&x, &weight, base, full, empty, steps, row, column + rank * columns, rank);
+        if (threadIdx.x % 128 == 0)
+            fetch(&x, &weight, base, full, empty, steps, row, column + rank * columns, rank, factors != nullptr);
         return;
     }
     take_registers<160>();

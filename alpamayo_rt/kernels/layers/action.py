@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from alpamayo_rt.kernels.dispatch import uses_triton
+from alpamayo_rt.kernels.layers.decoder import inverse_rms
 
 
 def action_features(x: torch.Tensor, time: torch.Tensor, freqs: torch.Tensor, out: torch.Tensor) -> None:
@@ -56,16 +57,51 @@ def silu_rms_norm_twin(x: torch.Tensor, weight: torch.Tensor, eps: float, out: t
     out.copy_(weight * (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)).to(x.dtype))
 
 
-def velocity(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
-    """The action output projection: hidden (N, n), weight (2, n), bias (2,) → `out` (N, 2) float32."""
-    if uses_triton(hidden):
+def velocity(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    width: float | None = None,
+) -> None:
+    """The action output projection of the last RMSNorm; as it stands, or as a step of Euler's method.
+
+    Args:
+        x: (N, n) residual stream.
+        delta: (N, n) what is still to be added to it, or None.
+        norm: (n,) of the norm.
+        eps: of the norm.
+        weight: (2, n), as is bias (2,): of the projection.
+        bias: see weight.
+        out: (N, 2) float32: becomes the velocity, or moves by `width` times the velocity.
+        width: of the step, or None.
+    """
+    if uses_triton(x):
         from alpamayo_rt.kernels.layers import action_triton
 
-        action_triton.velocity(hidden, weight, bias, out)
+        action_triton.velocity(x, delta, norm, eps, weight, bias, out, width)
     else:
-        velocity_twin(hidden, weight, bias, out)
+        velocity_twin(x, delta, norm, eps, weight, bias, out, width)
 
 
-def velocity_twin(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
+def velocity_twin(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    width: float | None = None,
+) -> None:
     """See `velocity`."""
-    out.copy_(F.linear(hidden.float(), weight.float(), bias.float()))
+    stream = x if delta is None else x + delta
+    hidden = norm * (stream.float() * inverse_rms(stream, eps)).to(x.dtype)
+    found = F.linear(hidden.float(), weight.float(), bias.float())
+    if width is None:
+        out.copy_(found)
+    else:
+        out.add_(found, alpha=width)

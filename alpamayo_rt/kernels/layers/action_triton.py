@@ -7,13 +7,16 @@ import torch
 import triton
 import triton.language as tl
 
+from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
+
 _TWO = tl.constexpr(2.0)
 _PI = tl.constexpr(3.141592653589793)
 _ROOT = tl.constexpr(1.4142135623730951)
 
 
 @triton.jit
-def _action_features(x, time, freqs, out, n, f, BLOCK: tl.constexpr):
+def _action_features(x, time, freqs, out, n, f, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+    after_the_kernel_before(OVERLAP)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = i < n * 6 * f
     row = i // (6 * f)
@@ -31,11 +34,15 @@ def _action_features(x, time, freqs, out, n, f, BLOCK: tl.constexpr):
 def action_features(x: torch.Tensor, time: torch.Tensor, freqs: torch.Tensor, out: torch.Tensor) -> None:
     """See `action.action_features`."""
     n, f = len(x), freqs.shape[1]
-    _action_features[(triton.cdiv(n * 6 * f, 256),)](x, time, freqs, out, n, f, BLOCK=256)
+    overlap = overlaps(out)
+    _action_features[(triton.cdiv(n * 6 * f, 256),)](
+        x, time, freqs, out, n, f, BLOCK=256, OVERLAP=overlap, launch_pdl=overlap
+    )
 
 
 @triton.jit
-def _silu_rms_norm(x, weight, out, eps, n, BLOCK: tl.constexpr):
+def _silu_rms_norm(x, weight, out, eps, n, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+    after_the_kernel_before(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     here = column < n
@@ -50,21 +57,74 @@ def _silu_rms_norm(x, weight, out, eps, n, BLOCK: tl.constexpr):
 def silu_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
     """See `action.silu_rms_norm`."""
     rows, n = x.shape
-    _silu_rms_norm[(rows,)](x, weight, out, eps, n, BLOCK=triton.next_power_of_2(n), num_warps=2)
+    overlap = overlaps(out)
+    _silu_rms_norm[(rows,)](
+        x,
+        weight,
+        out,
+        eps,
+        n,
+        BLOCK=triton.next_power_of_2(n),
+        OVERLAP=overlap,
+        num_warps=2,
+        launch_pdl=overlap,
+    )
 
 
 @triton.jit
-def _velocity(hidden, weight, bias, out, n, BLOCK: tl.constexpr):
+def _velocity(
+    x,
+    delta,
+    norm,
+    weight,
+    bias,
+    out,
+    width,
+    eps,
+    n,
+    ADD: tl.constexpr,
+    STEP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    after_the_kernel_before(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     here = column < n
-    h = tl.load(hidden + row * n + column, mask=here, other=0.0).to(tl.float32)
-    for which in tl.static_range(2):
-        w = tl.load(weight + which * n + column, mask=here, other=0.0).to(tl.float32)
-        tl.store(out + row * 2 + which, tl.sum(h * w, 0) + tl.load(bias + which).to(tl.float32))
+    kind = x.dtype.element_ty
+    # All reads come before the sums, which wait for some of them.
+    h = tl.load(x + row * n + column, mask=here, other=0.0).to(tl.float32)
+    if ADD:
+        h = (h + tl.load(delta + row * n + column, mask=here, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
+    scale = tl.load(norm + column, mask=here, other=0.0).to(tl.float32)
+    w0 = tl.load(weight + column, mask=here, other=0.0).to(tl.float32)
+    w1 = tl.load(weight + n + column, mask=here, other=0.0).to(tl.float32)
+    h = (h * tl.rsqrt(tl.sum(h * h, 0) / n + eps)).to(kind).to(tl.float32)
+    h = (scale * h).to(kind).to(tl.float32)
+    first = tl.sum(h * w0, 0) + tl.load(bias).to(tl.float32)
+    second = tl.sum(h * w1, 0) + tl.load(bias + 1).to(tl.float32)
+    out += row * 2
+    if STEP:
+        first = tl.load(out) + width * first
+        second = tl.load(out + 1) + width * second
+    tl.store(out, first)
+    tl.store(out + 1, second)
 
 
-def velocity(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> None:
+def velocity(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor,
+    width: float | None,
+) -> None:
     """See `action.velocity`."""
-    rows, n = hidden.shape
-    _velocity[(rows,)](hidden, weight, bias, out, n, BLOCK=triton.next_power_of_2(n), num_warps=4)
+    rows, n = x.shape
+    overlap = overlaps(out)
+    _velocity[(rows,)](
+        x, delta, norm, weight, bias, out, width or 0.0, eps, n, ADD=delta is not None, STEP=width is not None,
+        BLOCK=triton.next_power_of_2(n), OVERLAP=overlap, num_warps=8, launch_pdl=overlap,
+    )  # fmt: skip

@@ -98,9 +98,9 @@ def qk_norm_rope(
             without weights, would have divided is divided here.
     """
     if uses_triton(qkv):
-        from alpamayo_rt.kernels.layers import decoder_triton
+        from alpamayo_rt.kernels.layers import heads_triton
 
-        decoder_triton.qk_norm_rope(qkv, q_weight, k_weight, eps, cos, sin, slots, q_out, keys, values, stream)
+        heads_triton.qk_norm_rope(qkv, q_weight, k_weight, eps, cos, sin, slots, q_out, keys, values, stream)
     else:
         qk_norm_rope_twin(qkv, q_weight, k_weight, eps, cos, sin, slots, q_out, keys, values, stream)
 

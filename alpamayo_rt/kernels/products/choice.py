@@ -48,7 +48,8 @@ class Candidates(Protocol):
         weight: torch.Tensor,
         out: torch.Tensor,
         bias: torch.Tensor | None,
-        scales: Scales | None,
+        base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
         """Do the product by one of them."""
 
@@ -75,16 +76,17 @@ def key_of(
     bias: torch.Tensor | None,
     gelu: bool,
     add: bool,
+    base: torch.Tensor | None = None,
     scales: Scales | None = None,
 ) -> Key | None:
     """The key of a product, or None where the library is not for it."""
-    matrices = (x, weight, out)
+    matrices, vectors = (x, weight, out), () if bias is None else (bias,)
     (m, k), n = x.shape, weight.shape[0]
-    of_target = (out,) if scales is not None else matrices
+    alike = (*(matrices if scales is None else (out,)), *vectors)
     if (
         out.dtype not in TYPES
-        or any(t.dtype != out.dtype for t in (*of_target, *(() if bias is None else (bias,))))
-        or any(t.stride(-1) != 1 for t in (*matrices, *(() if bias is None else (bias,))))
+        or any(t.dtype != out.dtype for t in alike)
+        or any(t.stride(-1) != 1 for t in (*matrices, *vectors))
         or any(t.stride(0) < max(t.shape[1], 1) for t in matrices)
         or not m * n * k
         or (scales is not None and not _takes(scales, x, weight, out))
@@ -94,7 +96,7 @@ def key_of(
     aligned = (
         _alignment(x),
         _alignment(weight),
-        _alignment(out),
+        min(_alignment(out), ALIGNMENT if base is None else _alignment(base)),
         ALIGNMENT if bias is None else _alignment(bias),
     )
     kind = None if scales is None else x.dtype
@@ -121,6 +123,7 @@ def by_torch(
     weight: torch.Tensor,
     out: torch.Tensor,
     bias: torch.Tensor | None,
+    base: torch.Tensor | None = None,
     scales: Scales | None = None,
 ) -> None:
     """The product by torch's own operations, one where there is one for it."""
@@ -128,7 +131,7 @@ def by_torch(
     if scales is not None:
         scaled_by_torch(gelu, add, x, weight, out, bias, scales)
     elif add:
-        out.addmm_(x, right)
+        torch.addmm(out if base is None else base, x, right, out=out)
         if bias is not None:
             out += bias
     elif gelu and bias is not None and x.is_cuda and x.dtype in TYPES:
@@ -177,10 +180,14 @@ class Products:
         bias: torch.Tensor | None = None,
         gelu: bool = False,
         add: bool = False,
+        base: torch.Tensor | None = None,
         scales: Scales | None = None,
     ) -> None:
-        """See `operations.linear_into`, and with scales `operations.scaled_linear_into`."""
-        self._run_of(x, weight, out, bias, gelu, add, scales)(x, weight, out, bias, scales)
+        """See `operations.linear_into`, and with scales, which go without a base, `scaled_linear_into`."""
+        run = self._run_of(
+            key_of(x, weight, out, bias, gelu, add, base, scales), x, weight, out, bias, gelu, add, scales
+        )
+        run(x, weight, out, bias, base, scales)
 
     def is_one_launch(
         self,
@@ -193,12 +200,13 @@ class Products:
         scales: Scales,
     ) -> bool:
         """Whether a product of e4m3 is the library's, with all that follows it; computes nothing."""
-        self._run_of(x, weight, out, bias, gelu, add, scales)
-        key = key_of(x, weight, out, bias, gelu, add, scales)
+        key = key_of(x, weight, out, bias, gelu, add, None, scales)
+        self._run_of(key, x, weight, out, bias, gelu, add, scales)
         return key is not None and self.chosen.get(key, "torch") != "torch"
 
     def _run_of(
         self,
+        key: Key | None,
         x: torch.Tensor,
         weight: torch.Tensor,
         out: torch.Tensor,
@@ -207,7 +215,7 @@ class Products:
         add: bool,
         scales: Scales | None,
     ) -> Run:
-        key, torchs = key_of(x, weight, out, bias, gelu, add, scales), partial(by_torch, gelu, add)
+        torchs = partial(by_torch, gelu, add)
         run: Run | None = torchs if key is None else self._runs.get(key)
         if run is None:
             assert key is not None

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from alpamayo_rt.kernels.products.lanes import current_lane
+
 # cublasStatus_t
 SUCCESS, NOT_SUPPORTED = 0, 15
 # cublasComputeType_t, cudaDataType_t, cublasOperation_t
@@ -31,7 +33,7 @@ OP_N, OP_T = 0, 1
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8
 DESC_A_SCALE_POINTER, DESC_B_SCALE_POINTER, DESC_FAST_ACCUM = 17, 18, 25
 DESC_A_SCALE_MODE, DESC_B_SCALE_MODE = 31, 32
-# cublasLtMatmulMatrixScale_t: a number for each output's row of A, and for each of its columns of B
+# cublasLtMatmulMatrixScale_t: a number for each row of A as it is multiplied, and for each column of B
 SCALE_OUTER_VECTORS = 3
 # cublasLtEpilogue_t; its GELU is the tanh approximation
 EPILOGUE = {(False, False): 1, (True, False): 4, (False, True): 32, (True, True): 36}
@@ -119,10 +121,9 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
 
 
 class Library:
-    """cuBLASLt on one GPU: a handle, and the workspace of all its products.
+    """cuBLASLt on one GPU: a handle, and a workspace for the products of each lane.
 
-    The workspace is shared, so that products must not run at the same time in two streams; those of one engine
-    never do.
+    Those of one lane must not run at the same time in two streams.
     """
 
     def __init__(self, functions: ctypes.CDLL, device: torch.device):
@@ -134,7 +135,11 @@ class Library:
         self._handle = ctypes.c_void_p()
         with torch.cuda.device(device):
             self.call("cublasLtCreate", ctypes.byref(self._handle))
-        self._workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+        self._device = device
+        self._workspaces = {0: self._new_workspace()}
+
+    def _new_workspace(self) -> torch.Tensor:
+        return torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=self._device)
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function.
@@ -182,9 +187,11 @@ class Library:
         return [r for r in results[: found.value] if r.state == SUCCESS and r.workspace_size <= WORKSPACE_BYTES]
 
     def matmul(self, description: ctypes.c_void_p, *arguments: Any) -> None:
-        """`cublasLtMatmul` with this handle and workspace on the current stream, without alpha's place."""
-        stream = torch.cuda.current_stream(self._workspace.device).cuda_stream
-        workspace = self._workspace.data_ptr()
+        """`cublasLtMatmul` with this handle and the lane's workspace on the current stream."""
+        stream, lane = torch.cuda.current_stream(self._device).cuda_stream, current_lane()
+        if lane not in self._workspaces:
+            self._workspaces[lane] = self._new_workspace()
+        workspace = self._workspaces[lane].data_ptr()
         self.call("cublasLtMatmul", self._handle, description, *arguments, workspace, WORKSPACE_BYTES, stream)
 
 
@@ -245,15 +252,20 @@ class Plan:
         weight: torch.Tensor,
         out: torch.Tensor,
         bias: torch.Tensor | None,
+        base: torch.Tensor | None = None,
         scales: Scales | None = None,
     ) -> None:
-        """The product by one of the candidates, on the current stream of their GPU."""
+        """The product by one of the candidates, on the current stream of their GPU.
+
+        Where it adds, it adds to `base`, which lies as out does, or to what is in out.
+        """
         target, algorithm = out.data_ptr(), ctypes.byref(self.candidates[number].algo)
+        added = target if base is None else base.data_ptr()
         with self._library.lock, torch.cuda.device(out.device):
             self._point(bias, scales)
             self._library.matmul(
                 self._description, ctypes.byref(self._alpha), weight.data_ptr(), self._a, x.data_ptr(), self._b,
-                ctypes.byref(self._beta), target, self._c, target, self._c, algorithm,
+                ctypes.byref(self._beta), added, self._c, target, self._c, algorithm,
             )  # fmt: skip
 
 

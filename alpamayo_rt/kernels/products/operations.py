@@ -22,8 +22,9 @@ def linear_into(
     bias: torch.Tensor | None = None,
     gelu: bool = False,
     add: bool = False,
+    base: torch.Tensor | None = None,
 ) -> None:
-    """A linear layer: out = x · Wᵀ (+ bias), GELU of that, or out += that. One rounding, at the end.
+    """A linear layer: out = x · Wᵀ (+ bias), GELU of that, or that added to something. One rounding, last.
 
     On a GPU in 16 bits the algorithm is chosen by time when a product of these sizes is first met outside of
     a capture; `choice.VARIABLE` names other ways.
@@ -34,21 +35,28 @@ def linear_into(
         out: (M, N), none of the others.
         bias: (N,) or None.
         gelu: apply the tanh approximation of GELU.
-        add: add to what is in out. Not with gelu.
+        add: add to what is in out, or to `base`. Not with gelu.
+        base: (M, N) with the strides and the type of out; with add alone.
 
     Raises:
-        ValueError: both gelu and add.
+        ValueError: both gelu and add; a base that nothing is added to, or that lies otherwise than out.
     """
     _check(gelu, add)
+    if base is not None and not (add and _lies_as(base, out)):
+        raise ValueError("base: expected shape, strides and type of out, and add")
     if out.is_cuda:
-        _PRODUCTS(x, weight, out, bias, gelu, add)
+        _PRODUCTS(x, weight, out, bias, gelu, add, base)
     else:
-        linear_into_twin(x, weight, out, bias, gelu, add)
+        linear_into_twin(x, weight, out, bias, gelu, add, base)
 
 
 def _check(gelu: bool, add: bool) -> None:
     if gelu and add:
         raise ValueError("gelu and add: both, expected one at most")
+
+
+def _lies_as(base: torch.Tensor, out: torch.Tensor) -> bool:
+    return (base.shape, base.stride(), base.dtype) == (out.shape, out.stride(), out.dtype)
 
 
 def linear_into_twin(
@@ -58,13 +66,14 @@ def linear_into_twin(
     bias: torch.Tensor | None = None,
     gelu: bool = False,
     add: bool = False,
+    base: torch.Tensor | None = None,
 ) -> None:
     """See `linear_into`. Float32 inside, or float64 when it is fed float64."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     made = F.linear(x.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
     if gelu:
         made = F.gelu(made, approximate="tanh")
-    out.copy_(out + made if add else made)
+    out.copy_((out if base is None else base) + made if add else made)
 
 
 @torch.no_grad()
@@ -96,7 +105,7 @@ def scaled_linear_into(
     _check(gelu, add)
     if out.is_cuda:
         scales = Scales(x.scale, weight.scale)
-        _PRODUCTS(x.values, weight.values, out, bias, gelu, add, scales)
+        _PRODUCTS(x.values, weight.values, out, bias, gelu, add, None, scales)
     else:
         scaled_linear_into_twin(x, weight, out, bias, gelu, add)
 

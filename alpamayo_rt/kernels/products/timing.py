@@ -31,9 +31,10 @@ class Run(Protocol):
         weight: torch.Tensor,
         out: torch.Tensor,
         bias: torch.Tensor | None,
-        scales: Scales | None,
+        base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
-        """Out is overwritten, or added to."""
+        """Out is overwritten, or something is added to base, or to out without one."""
 
 
 class Operands(NamedTuple):
@@ -130,7 +131,7 @@ def fastest(runs: Sequence[Run], operands: Operands, clock: Clock) -> int | None
     x, weights, out, bias, scales = operands
 
     def call_of(run: Run) -> Callable[[int], None]:
-        return lambda i: run(x, weights[i % len(weights)], out, bias, scales)
+        return lambda i: run(x, weights[i % len(weights)], out, bias, None, scales)
 
     calls: dict[int, Callable[[int], None]] = {}
     for number, run in enumerate(runs):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from pairs import NEAR, Pair, distance
@@ -98,9 +100,9 @@ def test_the_same_id_in_another_size_is_another_frame(tiny: Pair, window: Images
 def test_no_more_are_kept_than_was_said(tiny: Pair, window: Images) -> None:
     cache, encoded = FrameCache(most=3), []
 
-    def encode(patches: torch.Tensor, height: int, width: int) -> VisionFeatures:
+    def encode(patches: Sequence[torch.Tensor], height: int, width: int) -> VisionFeatures:
         encoded.append(len(patches))
-        return tiny.eager.network.vision(patches, height, width)
+        return tiny.eager.network.vision(torch.stack(list(patches)), height, width)
 
     def ask(numbers: list[int]) -> VisionFeatures:
         images = some(window, numbers)

@@ -1,102 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vision tower with narrowed layers, all or some: as the eager engine, by each way of a GPU."""
+"""Vision in the fast engine: parts side by side, patches of any floating type, results that are lent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import pytest
 import torch
-from pairs import CHECKPOINT, NEAR, Pair, distance, pair_of
+from hypothesis import given
+from hypothesis import strategies as st
+from pairs import NEAR, Pair, distance
 from situations import driving_sample
-from torch import nn
 
-from alpamayo_rt import load
-from alpamayo_rt.engine.eager import EagerEngine
-from alpamayo_rt.engine.graphs import linear
-from alpamayo_rt.engine.graphs.vision import VisionRun
-from alpamayo_rt.kernels.products.operations import scaled_linear_into
-from alpamayo_rt.model.network import Network
+from alpamayo_rt.engine.graphs.beside import Beside
+from alpamayo_rt.engine.graphs.frames import FrameFeatures
+from alpamayo_rt.engine.graphs.vision import division
 from alpamayo_rt.prompt.prompt import Images, prepare_images
-from alpamayo_rt.quantization.linear import Fp8Linear, QuantizedLinear
-from alpamayo_rt.quantization.plan import Plan
 
-BOUND = {"fp8": 2e-2, "int4": NEAR}
-"""A float32 sum that is rounded differently may put an input on the next of e4m3's few values."""
+CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def images(tiny: Pair) -> Images:
-    return prepare_images(driving_sample((0, 1), 2), tiny.eager_model.config, torch.device("cpu"))
+@given(images=st.integers(1, 200))
+def test_parts_are_all_images_once_in_their_order(images: int) -> None:
+    parts = division(images)
+    assert [n for first, end in parts for n in range(first, end)] == list(range(images))
+    assert all(first < end for first, end in parts)
 
 
-def stacked(engine: object, images: Images) -> torch.Tensor:
-    features = engine.encode_images(images)  # type: ignore[attr-defined]
-    return torch.stack([features.embeds, *features.deepstack])
+def test_many_images_in_parts_are_what_the_eager_engine_makes(tiny: Pair) -> None:
+    images = prepare_images(driving_sample((0, 1), 5), tiny.eager_model.config, CPU)
+    assert len(division(len(images.grid))) > 1
+    ours, wanted = tiny.graphs.encode_images(images), tiny.eager.encode_images(images)
+    for a, b in zip((ours.embeds, *ours.deepstack), (wanted.embeds, *wanted.deepstack), strict=True):
+        assert distance(a, b) < NEAR
 
 
-@pytest.mark.parametrize("precision", BOUND)
-def test_a_narrowed_tower(tiny: Pair, images: Images, precision: str) -> None:
-    pair = pair_of(CHECKPOINT, precision, parts=("language", "vision"))
-    assert pair.graphs.precision == f"{precision}+vision"
-    kinds = [m for m in pair.graphs.network.vision.modules() if isinstance(m, QuantizedLinear)]
-    assert len(kinds) == sum(isinstance(m, nn.Linear) for m in tiny.graphs.network.vision.modules()) > 8
-    ours, wanted = (stacked(engine, images) for engine in (pair.graphs, pair.eager))
-    assert distance(ours, wanted) < BOUND[precision]
-    # Narrow indeed, and as near to what was narrowed as the eager engine is.
-    exact = stacked(tiny.eager, images)
-    assert 1e-2 < distance(ours, exact) < 1.25 * distance(wanted, exact)
+def test_work_beside_other_work_is_done_in_its_order_on_the_cpu() -> None:
+    done: list[int] = []
+    Beside(CPU).run([lambda n=n: done.append(n) for n in range(3)])  # type: ignore[misc]
+    assert done == [0, 1, 2]
 
 
-def fresh() -> Network:
-    engine = load(CHECKPOINT, "eager", "fp32", "cpu").engine
-    assert isinstance(engine, EagerEngine)
-    return engine.network
+def test_patches_may_have_any_floating_type(tiny: Pair) -> None:
+    config = tiny.eager_model.config
+    exact = prepare_images(driving_sample((0,), 1), config, CPU)
+    half = prepare_images(driving_sample((0,), 1), config, CPU, torch.bfloat16)
+    assert half.pixel_values.dtype == torch.bfloat16
+    assert torch.equal(half.pixel_values, exact.pixel_values.bfloat16())
+    wanted = tiny.graphs.encode_images(Images(half.pixel_values.float(), half.grid)).embeds
+    assert torch.equal(tiny.graphs.encode_images(half).embeds, wanted)
+    assert torch.equal(tiny.graphs.encode_images(half, ["a"]).embeds, wanted)
 
 
-def narrow(network: Network, ends: Iterable[str], amax: float | None) -> None:
-    plan = Plan("fp8", ("vision",), static=amax is not None)
-    names = [name for name in plan.layers(network) if name.endswith(tuple(ends))]
-    assert names
-    plan = Plan("fp8", ("vision",), None if amax is None else dict.fromkeys(names, amax), amax is not None)
-    for name in names:
-        layer = network.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        network.set_submodule(name, plan.convert(name, layer, layer.weight))
+def test_what_is_lent_is_what_is_given(tiny: Pair) -> None:
+    images = prepare_images(driving_sample((0, 1), 1), tiny.eager_model.config, CPU)
+    for engine in tiny.both:
+        lent, own = engine.encode_for_prefill(images), engine.encode_images(images)
+        assert torch.equal(lent.embeds, own.embeds)
+        # Of one's own: the next images leave it alone.
+        before = own.embeds.clone()
+        engine.encode_for_prefill(Images(images.pixel_values.flip(0), images.grid))
+        assert torch.equal(own.embeds, before)
 
 
-def run(network: Network, images: Images) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the run of the engine and of the modules."""
-    (_, rows, columns), *_ = images.grid.tolist()
-    patches = images.pixel_values.view(len(images.grid), rows * columns, -1)
-    with torch.inference_mode():
-        made = VisionRun(network.vision, len(patches), rows, columns)
-        made.patches.copy_(patches)
-        made()
-        embeds, deepstack = network.vision(patches, rows, columns)
-    return made.features, torch.stack([embeds, *deepstack])
-
-
-@pytest.mark.parametrize("amax", [None, 6.0])
-@pytest.mark.parametrize("inside", [True, False])
-@pytest.mark.parametrize(
-    "ends", [("attn.qkv",), ("attn.proj",), ("linear_fc1",), ("linear_fc2",), ("qkv", "proj", "fc1", "fc2")]
-)
-def test_any_layers_may_be_narrow(
-    images: Images, ends: tuple[str, ...], inside: bool, amax: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = fresh()
-    narrow(network, ends, amax)
-    ways: list[tuple[bool, bool]] = []
-
-    def counted(x: object, weight: object, out: torch.Tensor, bias: object = None, **how: bool) -> None:
-        ways.append((how.get("gelu", False), how.get("add", False)))
-        scaled_linear_into(x, weight, out, bias, **how)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(linear, "scaled_linear_into", counted)
-    monkeypatch.setattr(linear, "is_one_launch", lambda *given, **how: inside)
-    ours, wanted = run(network, images)
-    assert distance(ours, wanted) < BOUND["fp8"]
-    assert len(ways) == sum(isinstance(module, Fp8Linear) for module in network.vision.modules())
-    if len(ends) == 4:
-        assert {way for way in ways if any(way)} == ({(True, False), (False, True)} if inside else set())
+def test_features_of_frames_are_copied_as_they_are_put_together() -> None:
+    frames = [torch.randn(3, tokens, 8) for tokens in (4, 2, 5)]
+    features = FrameFeatures(frames)
+    target = torch.zeros(3, 20, 8)
+    features.copy_to(target[:, :11])
+    assert torch.equal(target[:, :11], torch.cat(frames, 1))
+    assert not target[:, 11:].any()
+    assert torch.equal(torch.stack([features.embeds, *features.deepstack]), torch.cat(frames, 1))

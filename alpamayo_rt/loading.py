@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 
 import torch
@@ -21,7 +21,7 @@ from alpamayo_rt.precisions import PRECISIONS
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.quantization.linear import has_fp8
 from alpamayo_rt.quantization.memory import weight_bytes, weights_in
-from alpamayo_rt.quantization.parts import NARROW
+from alpamayo_rt.quantization.parts import NARROW, check_parts
 from alpamayo_rt.quantization.plan import Plan
 from alpamayo_rt.room import check_room
 
@@ -40,6 +40,7 @@ def load(
     expert_engine: str | None = None,
     contract: str | None = None,
     execution_provider: str | None = None,
+    parts: Iterable[str] | None = None,
 ) -> Model:
     """Open a checkpoint and put it on an engine.
 
@@ -48,8 +49,8 @@ def load(
         engine: eager, graphs, onnxruntime or tensorrt; auto: tensorrt or onnxruntime where engine files are
             named, by what they are, else graphs on a GPU that has what it takes, else eager.
         precision: fp32, fp16 or bf16; auto: fp32 on the CPU, bf16 on a GPU, or what the checkpoint was narrowed
-            to. fp8 and int4 narrow the language model while it is loaded (`docs/quantization.md`); what is left
-            runs as auto would run it.
+            to. fp8 and int4 narrow the language model, or `parts`, while it is loaded (`docs/quantization.md`);
+            what is left runs as auto would run it.
         device: a torch device; auto: the first GPU, else the CPU.
         progress: called with one line per shard.
         only: parts to load (`checkpoint.load_network`); whoever leaves some out cannot use them.
@@ -58,17 +59,24 @@ def load(
         expert_engine: the same, of the expert.
         contract: that the expert's file has to have; what it is exported with where there is no file.
         execution_provider: of ONNX Runtime; None: that of the device.
+        parts: what fp8 and int4 narrow: language, vision, expert; None: language.
 
     Raises:
         ModelError: the checkpoint cannot be used.
+        InputError: a part is unknown, or the precision narrows nothing.
         EngineError: the engine, precision or device is not available.
     """
     where = find_device(device)
     check_engine(engine)
     files = EngineFiles(engine_dir, multimodal_engine_dir, expert_engine)
+    chosen = None if parts is None else check_parts(parts)
     if engine in ("onnxruntime", "tensorrt") or files:
         from alpamayo_rt.session_loading import load_onnx, load_tensorrt
 
+        if chosen is not None:
+            raise InputError(
+                f"parts: {', '.join(chosen)}, but engine files are narrowed when they are exported"
+            )
         if engine not in ("auto", "onnxruntime", "tensorrt"):
             raise EngineError(
                 f"engine: {engine} takes no engine files, expected onnxruntime or tensorrt, or no engine flags"
@@ -90,12 +98,13 @@ def load(
         raise InputError("--model: missing, expected a checkpoint folder or a hub id")
     checkpoint = open_checkpoint(str(model))
     tokenizer = PromptTokenizer(checkpoint.backbone, checkpoint.config)
-    name, plan = choose_plan(checkpoint, precision, where, progress)
-    dtype = PRECISIONS[_surrounding(where) if name in NARROW else name]
+    name, plan = choose_plan(checkpoint, precision, where, progress, chosen)
+    dtype = PRECISIONS[name if plan is None else _surrounding(where)]
     if where.type == "cuda" and only == ("",):
         empty = empty_network(checkpoint)
         parameters = sum(weights_in(empty, slot, p.numel()) for slot, p in empty.named_parameters())
-        sizes = weight_bytes(checkpoint.plan, empty, parameters)
+        narrow = ("language",) if plan is None else plan.parts
+        sizes = weight_bytes(checkpoint.plan, empty, parameters, narrow)
         check_room({kind: size for kind, (size, _) in sizes.items()}, name, where)
     network = load_network(checkpoint, where, dtype, progress, only, plan)
     statistics = network.action_space
@@ -172,12 +181,39 @@ def check_precision(precision: str) -> None:
         raise EngineError(f"precision: {precision!r}, expected auto, {', '.join((*PRECISIONS, *NARROW))}")
 
 
+def named_parts(parts: tuple[str, ...] | None, precision: str) -> tuple[str, ...]:
+    """The parts that a precision narrows; without a choice the language model.
+
+    Raises:
+        InputError: there is a choice, and the precision narrows nothing.
+    """
+    if parts is not None and precision not in NARROW:
+        raise InputError(
+            f"parts: {', '.join(parts)}, but the precision is {precision}, expected {' or '.join(NARROW)}"
+        )
+    return ("language",) if parts is None else check_parts(parts)
+
+
+def check_narrows(parts: tuple[str, ...] | None, precisions: Sequence[str]) -> None:
+    """Refuse a choice of parts where none of the precisions that are about to be used may narrow them.
+
+    Raises:
+        InputError: see `named_parts`.
+    """
+    if not any(precision in ("auto", *NARROW) for precision in precisions):
+        named_parts(parts, precisions[0])
+
+
 def _surrounding(device: torch.device) -> str:
     return "fp32" if device.type == "cpu" else "bf16"
 
 
 def choose_plan(
-    checkpoint: Checkpoint, precision: str, device: torch.device, progress: Callable[[str], None] | None
+    checkpoint: Checkpoint,
+    precision: str,
+    device: torch.device,
+    progress: Callable[[str], None] | None,
+    parts: tuple[str, ...] | None = None,
 ) -> tuple[str, Plan | None]:
     """The precision that a checkpoint runs in on a device, and how it is narrowed.
 
@@ -186,12 +222,14 @@ def choose_plan(
         precision: what the user asked for; auto: the checkpoint's, else that of the device.
         device: fp8 from a floating checkpoint becomes bf16 on a GPU that has no e4m3 products.
         progress: is told in one line what is not as it was asked for.
+        parts: that the precision narrows; None: what the checkpoint has narrowed, else the language model.
 
     Returns:
-        One of PRECISIONS and None, or fp8 or int4 and its plan.
+        One of PRECISIONS and None, or the label (`parts.label_of`) of a plan and that plan.
 
     Raises:
         EngineError: the checkpoint is narrowed to something else.
+        InputError: other parts of it are narrowed, or the precision narrows nothing.
     """
     say = progress if progress is not None else lambda _: None
     if checkpoint.plan is not None:
@@ -200,9 +238,15 @@ def choose_plan(
             raise EngineError(
                 f"precision: {precision}, but the checkpoint holds {held} weights, expected {held}"
             )
+        if parts not in (None, checkpoint.plan.parts):
+            raise InputError(
+                f"parts: {', '.join(parts)}, but the checkpoint holds {held} weights in "
+                f"{', '.join(checkpoint.plan.parts)}"
+            )
     name = precision if checkpoint.plan is None else held
     if name == "auto":
-        return _surrounding(device), None
+        name = _surrounding(device)
+    narrow = named_parts(parts, name)
     if name not in NARROW:
         return name, None
     own = name == "int4" or has_fp8(device)
@@ -213,7 +257,8 @@ def choose_plan(
     if device.type == "cpu" or not own:
         around = _surrounding(device)
         say(f"precision: {name} on {device} runs in plain torch, all but the narrowed weights in {around}")
-    return name, checkpoint.plan or Plan(name)
+    plan = checkpoint.plan or Plan(name, narrow)
+    return plan.label, plan
 
 
 def find_device(device: str) -> torch.device:

@@ -122,7 +122,7 @@ def norm_cases(images: int) -> list[Case]:
     def case(launch: tuple[int, int]) -> Case:
         def run(i: int) -> None:
             here, there = x[i % SETS], out[i % SETS]
-            vision_triton.add_layer_norm(here, None, weight, bias, 1e-6, there, shift, launch)
+            vision_triton.add_layer_norm(here, None, weight, bias, 1e-6, there, shift, launch=launch)
 
         def check() -> float:
             out[0].fill_(torch.nan)

@@ -104,19 +104,22 @@ class Work:
 
 @dataclass(frozen=True)
 class PartBytes:
-    """Bytes of weights: those that a token of each part has to read, and all; is the language model FP8?"""
+    """Bytes of weights: those that a token of each part has to read, and all; the parts with FP8 products."""
 
     vision: int
     language: int
     expert: int
     total: int
-    fp8: bool
+    fp8: frozenset[str]
 
 
 def part_bytes(network: Network) -> PartBytes:
     """Of a network as it was loaded. One row of the embeddings is read, so they do not count."""
     language = _bytes(network.language) - _bytes(network.language.embed_tokens)
-    fp8 = any(isinstance(module, Fp8Linear) for module in network.language.layers.modules())
+    layers = {"language": network.language.layers, "vision": network.vision, "expert": network.expert}
+    fp8 = frozenset(
+        name for name, part in layers.items() if any(isinstance(m, Fp8Linear) for m in part.modules())
+    )
     return PartBytes(_bytes(network.vision), language, _bytes(network.expert), _bytes(network), fp8)
 
 
@@ -145,12 +148,18 @@ def stage_work(weights: PartBytes, config: ModelConfig, request: Request, itemsi
     causal = length * (length + 1) / 2
     decode = _decoder_flop(text, w.sequences, w.sequences * (length + w.passes / 2)) + w.sequences * head
     return {
-        "vision": _vision_work(weights.vision, config.vision, request, itemsize),
+        "vision": _vision_work(weights, config.vision, request, itemsize),
         "prefill": Work(
-            _decoder_flop(text, length, causal) + head, weights.language + slot * length, weights.fp8
+            _decoder_flop(text, length, causal) + head,
+            weights.language + slot * length,
+            "language" in weights.fp8,
         ),
-        "decode_step": Work(decode, weights.language + slot * held, weights.fp8),
-        "expert_step": Work(_decoder_flop(expert, own, own * seen), weights.expert + slot * read_by_expert),
+        "decode_step": Work(decode, weights.language + slot * held, "language" in weights.fp8),
+        "expert_step": Work(
+            _decoder_flop(expert, own, own * seen),
+            weights.expert + slot * read_by_expert,
+            "expert" in weights.fp8,
+        ),
     }
 
 
@@ -161,7 +170,7 @@ def _decoder_flop(c: TextConfig, tokens: float, pairs: float) -> float:
     return c.num_layers * (2.0 * tokens * weights + 4.0 * pairs * queries)
 
 
-def _vision_work(weights: int, c: VisionConfig, request: Request, itemsize: int) -> Work:
+def _vision_work(weights: PartBytes, c: VisionConfig, request: Request, itemsize: int) -> Work:
     # Of frames seen before only the newest of each camera is encoded.
     share = 1 / FRAMES if request.workload.cached else 1.0
     patches = [h * w for _, h, w in request.images.grid.tolist()]
@@ -174,4 +183,4 @@ def _vision_work(weights: int, c: VisionConfig, request: Request, itemsize: int)
     flop += (1 + len(c.deepstack_layers)) * 2.0 * tokens * merged * (merged + c.out_hidden_size)
     written = (1 + len(c.deepstack_layers)) * tokens * c.out_hidden_size * itemsize
     read = total * request.images.pixel_values.shape[1] * itemsize
-    return Work(flop, weights + read + written)
+    return Work(flop, weights.vision + read + written, "vision" in weights.fp8)

@@ -23,7 +23,7 @@ from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.engine.hand_off import hand_off
 from alpamayo_rt.model.vision import VisionFeatures
-from alpamayo_rt.quantization.parts import NARROW
+from alpamayo_rt.quantization.parts import parts_of
 from alpamayo_rt.verify.rows import relative_l2
 
 BOUND = 1.25
@@ -180,7 +180,7 @@ def check(watched: Watched, weights: Weights, request: Request, say: Callable[[s
         reference = observe(_streamed(watched, weights, torch.float32, "fp32"), request, step_by_step=False)
     found = {}
     precisions = {"eager": (watched.dtype, watched.precision)}
-    if watched.precision in NARROW:
+    if parts_of(watched.precision)[1]:
         precisions["eager_bf16"] = (torch.bfloat16, "bf16")
     for name, (dtype, precision) in precisions.items():
         say(f"eager {precision}, layer by layer")

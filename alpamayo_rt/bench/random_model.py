@@ -10,7 +10,6 @@ from alpamayo_rt.bench.weights import Filler, Streamed, StreamedEmbedding, Strea
 from alpamayo_rt.checkpoint import materialize_buffers
 from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.model.network import Network
-from alpamayo_rt.quantization.parts import NARROW
 from alpamayo_rt.quantization.plan import Plan
 
 
@@ -24,7 +23,7 @@ def build_network(
         weights: where they come from.
         device: where they go.
         dtype: of all that is not narrowed.
-        precision: fp8 and int4 narrow the language model.
+        precision: of `parts.label_of`: fp8 and int4 narrow the language model, fp8+vision another part too.
     """
     network, filler = _empty(config, weights, device, dtype, precision)
     filler.fill(network, "")
@@ -61,8 +60,8 @@ def network_bytes(config: ModelConfig, dtype: torch.dtype, precision: str) -> in
     """Bytes of the weights of such a network."""
     with torch.device("meta"):
         network = Network(config).to(dtype)
-    if precision in NARROW:
-        plan = Plan(precision)
+    plan = Plan.named(precision)
+    if plan is not None:
         for name in plan.layers(network):
             linear = network.get_submodule(name)
             assert isinstance(linear, nn.Linear)
@@ -76,6 +75,6 @@ def _empty(
     with torch.device("meta"):
         network = Network(config)
     materialize_buffers(network, config, device, dtype)
-    plan = Plan(precision) if precision in NARROW else None
+    plan = Plan.named(precision)
     narrowed = frozenset(plan.layers(network)) if plan is not None else frozenset()
     return network, Filler(weights, dtype, plan, narrowed)

@@ -19,6 +19,7 @@ from alpamayo_rt.bench.timing import Say, measure, soak
 from alpamayo_rt.bench.weights import Weights
 from alpamayo_rt.bench.workloads import WORKLOADS, Request, Workload, choose_workloads
 from alpamayo_rt.engine.base import Engine
+from alpamayo_rt.quantization.parts import NARROW
 
 _COMPARED_RUNS = 3
 """The eager engine takes seconds a run; its median needs no more."""
@@ -40,6 +41,7 @@ class Job:
         check: compare what was timed with a float32 pass.
         soak: consecutive requests of the first workload; 0: none.
         seed: of random weights.
+        parts: that narrow precisions narrow; None: the language model.
     """
 
     model: str | None
@@ -57,6 +59,7 @@ class Job:
     check: bool = True
     soak: int = 0
     seed: int = 0
+    parts: tuple[str, ...] | None = None
 
 
 def job_ceilings(job: Job, say: Say) -> Ceilings:
@@ -107,7 +110,9 @@ class _Unchecked:
 def _time_precision(
     job: Job, precision: str, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, Any]], None]
 ) -> _Unchecked | None:
-    subject = open_subject(job.model, job.family, precision, job.device, job.seed, say)
+    # In a run of several precisions the floating ones have no parts.
+    parts = job.parts if precision in ("auto", *NARROW) else None
+    subject = open_subject(job.model, job.family, precision, job.device, job.seed, say, parts)
     compared: list[dict[str, Any]] = []
     if job.compare and job.engine != "eager":
         # First: the other one may lay the weights out as it likes.

@@ -20,11 +20,14 @@ from alpamayo_rt.config import ModelConfig
 from alpamayo_rt.engine.base import Engine
 from alpamayo_rt.engine.eager import EagerEngine
 from alpamayo_rt.errors import EngineError, InputError
-from alpamayo_rt.loading import PRECISIONS, check_precision, load, make_engine
+from alpamayo_rt.loading import PRECISIONS, check_precision, load, make_engine, named_parts
 from alpamayo_rt.model.network import Network
 from alpamayo_rt.quantization.linear import has_fp8
-from alpamayo_rt.quantization.parts import NARROW
+from alpamayo_rt.quantization.parts import NARROW, label_of
 from alpamayo_rt.room import check_room
+
+Parts = tuple[str, ...] | None
+"""What a narrow precision narrows; None: the language model."""
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Subject:
         bytes: of the weights of each part, before an engine lays them out as it likes.
         config: its sizes.
         unicycle: with its statistics.
-        precision: what it is called.
+        precision: what it is called, with the parts that are narrowed (`parts.label_of`).
         dtype: of all that is not narrowed.
         weights: what it was made from; None where that is narrowed already.
         request: makes the request of a workload.
@@ -69,13 +72,15 @@ def default_precisions(device: torch.device) -> list[str]:
     return ["bf16", "fp8"] if has_fp8(device) else ["bf16"]
 
 
-def open_checkpoint_subject(model: str, precision: str, device: torch.device, say: Say) -> Subject:
+def open_checkpoint_subject(
+    model: str, precision: str, device: torch.device, say: Say, parts: Parts = None
+) -> Subject:
     """Load a checkpoint.
 
     Raises:
         ModelError, EngineError: it cannot be used.
     """
-    loaded = load(model, "eager", precision, str(device), progress=say)
+    loaded = load(model, "eager", precision, str(device), progress=say, parts=parts)
     engine = loaded.engine
     assert isinstance(engine, EagerEngine)
     narrowed = loaded.checkpoint.plan is not None
@@ -92,7 +97,9 @@ def open_checkpoint_subject(model: str, precision: str, device: torch.device, sa
     )
 
 
-def make_random_subject(model_type: str, precision: str, device: torch.device, seed: int, say: Say) -> Subject:
+def make_random_subject(
+    model_type: str, precision: str, device: torch.device, seed: int, say: Say, parts: Parts = None
+) -> Subject:
     """Random weights of a family's released sizes.
 
     Raises:
@@ -100,12 +107,15 @@ def make_random_subject(model_type: str, precision: str, device: torch.device, s
         EngineError: precision or device cannot be used; a device that is too small is refused with both sizes.
     """
     check_precision(precision)
+    narrow = named_parts(parts, precision)
     if precision == "fp8" and device.type == "cuda" and not has_fp8(device):
         raise EngineError(f"precision: fp8, but {torch.cuda.get_device_name(device)} has no fp8 products")
     config = released_config(*find_released(model_type))
     around = torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype = around if precision in (*NARROW, "auto") else PRECISIONS[precision]
-    sizes = {name: network_bytes(config, around, name) for name in NARROW}
+    if precision in NARROW:
+        precision = label_of(precision, narrow)
+    sizes = {name: network_bytes(config, around, name) for name in (label_of(n, narrow) for n in NARROW)}
     sizes |= {name: network_bytes(config, kind, name) for name, kind in PRECISIONS.items()}
     check_room(sizes, precision, device)
     weights = RandomWeights(config, device, seed)
@@ -125,7 +135,13 @@ def make_random_subject(model_type: str, precision: str, device: torch.device, s
 
 
 def open_subject(
-    model: str | None, family: str | None, precision: str, device: torch.device, seed: int, say: Say
+    model: str | None,
+    family: str | None,
+    precision: str,
+    device: torch.device,
+    seed: int,
+    say: Say,
+    parts: Parts = None,
 ) -> Subject:
     """The checkpoint, or else the family.
 
@@ -135,6 +151,6 @@ def open_subject(
     if (model is None) == (family is None):
         raise InputError("--model, --family: give one of them")
     if model is not None:
-        return open_checkpoint_subject(model, precision, device, say)
+        return open_checkpoint_subject(model, precision, device, say, parts)
     assert family is not None
-    return make_random_subject(family, precision, device, seed, say)
+    return make_random_subject(family, precision, device, seed, say, parts)

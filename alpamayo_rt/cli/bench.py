@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alpamayo_rt.cli.common import emit, one_line, say, versions
+from alpamayo_rt.cli.common import add_parts_argument, chosen_parts, emit, one_line, say, versions
 from alpamayo_rt.errors import InputError
 
 
@@ -29,6 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     what.add_argument(
         "--precision", metavar="P,…", help="bf16, fp8, int4, fp32, fp16 (default: bf16,fp8; fp32 on the CPU)"
     )
+    add_parts_argument(what)
     what.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
     what.add_argument(
         "--workload", metavar="W,…", help="W6, W6m, W1, W6-18, W6-cached, W1-cached (default: all)"
@@ -161,7 +162,7 @@ def _job(args: argparse.Namespace) -> Any:
     from alpamayo_rt.bench.run import Job
     from alpamayo_rt.bench.subject import default_precisions
     from alpamayo_rt.families import FAMILIES
-    from alpamayo_rt.loading import check_engine, check_precision, find_device
+    from alpamayo_rt.loading import check_engine, check_narrows, check_precision, find_device
 
     for name, low in _LOWEST.items():
         value = getattr(args, name)
@@ -178,11 +179,13 @@ def _job(args: argparse.Namespace) -> Any:
     precisions = _names(args.precision, "--precision") or tuple(default_precisions(device))
     for precision in precisions:
         check_precision(precision)
+    parts = chosen_parts(args)
+    check_narrows(parts, precisions)
     family = args.family if args.model is not None or args.family is not None else next(iter(FAMILIES))
     return Job(
         args.model, family, precisions, args.engine, _names(args.workload, "--workload"), device,
         args.repetitions, args.warm_up, args.candidates, args.tokens, args.steps, args.compare, args.check,
-        args.soak, args.seed,
+        args.soak, args.seed, parts,
     )  # fmt: skip
 
 

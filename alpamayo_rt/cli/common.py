@@ -16,18 +16,35 @@ from alpamayo_rt.inference import Model
 from alpamayo_rt.loading import ENGINES, PRECISIONS
 from alpamayo_rt.provenance import run_header as run_header
 from alpamayo_rt.provenance import versions as versions
-from alpamayo_rt.quantization.parts import NARROW
+from alpamayo_rt.quantization.parts import NARROW, check_parts
 
 
 def add_model_arguments(command: argparse.ArgumentParser, required: bool = True) -> None:
-    """`--model`, `--engine`, `--precision`, `--device`."""
+    """`--model`, `--engine`, `--precision`, `--parts`, `--device`."""
     command.add_argument(
         "--model", required=required, metavar="M", help="a checkpoint folder, a hub id, or nano"
     )
     command.add_argument("--engine", default="auto", metavar="E", help=f"{', '.join(ENGINES)} (default: auto)")
     precisions = ", ".join(("auto", *PRECISIONS, *NARROW))
     command.add_argument("--precision", default="auto", metavar="P", help=f"{precisions} (default: auto)")
+    add_parts_argument(command)
     command.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
+
+
+def add_parts_argument(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--parts` of a command that narrows while it loads."""
+    command.add_argument(
+        "--parts", metavar="P,…", help="what fp8 and int4 narrow: language, vision, expert (default: language)"
+    )
+
+
+def chosen_parts(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """What `--parts` names, or None where it is not given.
+
+    Raises:
+        InputError: a part is unknown.
+    """
+    return None if args.parts is None else check_parts(args.parts.split(","))
 
 
 ENGINE_OPTIONS = ("engine_dir", "multimodal_engine_dir", "expert_engine", "contract", "execution_provider")
@@ -60,7 +77,10 @@ def load_model(args: argparse.Namespace, only: tuple[str, ...] = ("",)) -> Model
     from alpamayo_rt.loading import load
 
     files = {name: getattr(args, name) for name in ENGINE_OPTIONS if hasattr(args, name)}
-    return load(args.model, args.engine, args.precision, args.device, progress=say, only=only, **files)
+    return load(
+        args.model, args.engine, args.precision, args.device, progress=say, only=only, parts=chosen_parts(args),
+        **files,
+    )  # fmt: skip
 
 
 def say(line: str) -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from alpamayo_rt.cli.camera_list import parse_cameras
-from alpamayo_rt.cli.common import ENGINE_OPTIONS, add_engine_arguments, add_model_arguments, emit, say, table
+from alpamayo_rt.cli.common import (
+    ENGINE_OPTIONS,
+    add_engine_arguments,
+    add_model_arguments,
+    chosen_parts,
+    emit,
+    say,
+    table,
+)
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.settings import SETTING_NAMES
 
@@ -85,7 +93,7 @@ def make_plan(args: argparse.Namespace) -> Any:
     from alpamayo_rt.harness.plan import BASELINE, EvalPlan
     from alpamayo_rt.harness.predictors import BASELINES
     from alpamayo_rt.harness.sources import SourceSpec
-    from alpamayo_rt.loading import check_engine, check_precision
+    from alpamayo_rt.loading import check_engine, check_narrows, check_precision
     from alpamayo_rt.settings import Settings
 
     settings = Settings(**{name: getattr(args, name) for name in SETTING_NAMES})
@@ -95,6 +103,8 @@ def make_plan(args: argparse.Namespace) -> Any:
         )
     check_engine(args.engine)
     check_precision(args.precision)
+    parts = chosen_parts(args)
+    check_narrows(parts, [args.precision])
     files = [(name, getattr(args, name)) for name in ENGINE_OPTIONS if getattr(args, name) is not None]
     threads = args.threads
     if threads is None and (args.workers or 1) > 1:
@@ -111,6 +121,7 @@ def make_plan(args: argparse.Namespace) -> Any:
         threads=threads,
         pictures=not args.no_pictures,
         engine_files=tuple(files),
+        parts=parts,
     )
 
 

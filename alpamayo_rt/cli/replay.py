@@ -61,7 +61,7 @@ def _as_json(found: dict[str, Any]) -> dict[str, Any]:
 
 def _replay(model: Any, dump: Any) -> dict[str, Any]:
     from alpamayo_rt.dump import replay
-    from alpamayo_rt.verify.rows import BOUNDS, relative_l2
+    from alpamayo_rt.verify.rows import bounds_of, relative_l2
 
     if dump.metadata["hash"] != model.provenance()["hash"]:
         say(f"warning: {dump.path} was made by another model ({dump.metadata.get('model', '?')})")
@@ -69,7 +69,8 @@ def _replay(model: Any, dump: Any) -> dict[str, Any]:
     error = relative_l2(action, dump.tensors["action"])
     # A dump made in a lower precision cannot be met closer than that precision allows.
     made_in = dump.metadata.get("precision", "fp32")
-    bound = max(BOUNDS[p].action for p in (model.engine.precision, made_in) if p in BOUNDS)
+    bounds = [bounds_of(precision) for precision in (model.engine.precision, made_in)]
+    bound = max(known.action for known in bounds if known is not None)
     xyz, _ = model.unicycle.integrate(action, dump.tensors["history_xyz"], dump.tensors["history_rot"])
     return {
         "dump": str(dump.path),

@@ -20,7 +20,7 @@ class EvalPlan:
 
     `counts`: of how many candidates the best is looked at; `warm_up`: a worker's first clips that are left
     out of the times; `threads`: of a worker on the CPU, None for torch's own choice; `pictures`: keep small
-    ones.
+    ones; `parts`: what a narrow precision narrows, None for the language model.
     """
 
     model: str
@@ -34,6 +34,7 @@ class EvalPlan:
     threads: int | None = None
     pictures: bool = True
     engine_files: tuple[tuple[str, str], ...] = ()
+    parts: tuple[str, ...] | None = None
 
     @property
     def baseline(self) -> str | None:
@@ -51,7 +52,9 @@ class EvalPlan:
 
     def asked(self) -> dict[str, Any]:
         """What two runs of one command have in common, for `run.json`; not how many workers do it."""
-        return {
+        # Runs from before there was a choice say nothing of it.
+        narrowed = {} if self.parts is None else {"parts": list(self.parts)}
+        return narrowed | {
             "model": self.model,
             "engine": self.engine,
             "precision": self.precision,

@@ -165,5 +165,7 @@ def make_predictor(plan: EvalPlan, progress: Callable[[str], None] | None = None
     from alpamayo_rt.loading import load
 
     files: dict[str, Any] = dict(plan.engine_files)
-    model = load(plan.model, plan.engine, plan.precision, plan.device, progress=progress, **files)
+    model = load(
+        plan.model, plan.engine, plan.precision, plan.device, progress=progress, parts=plan.parts, **files
+    )
     return ModelPredictor(model, plan, run_header(model))

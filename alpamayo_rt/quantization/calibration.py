@@ -16,7 +16,7 @@ from torch import nn
 from alpamayo_rt.atomic import write_atomically
 from alpamayo_rt.errors import InputError
 from alpamayo_rt.inference import Model
-from alpamayo_rt.quantization.parts import NARROW, check_parts
+from alpamayo_rt.quantization.parts import check_parts, parts_of
 from alpamayo_rt.sample.sample import Sample
 
 
@@ -154,7 +154,7 @@ def calibrate(
     network = getattr(model.engine, "network", None)
     if model.engine.name != "eager" or network is None:
         raise InputError(f"engine: {model.engine.name}, expected eager for a calibration")
-    if model.engine.precision in NARROW:
+    if parts_of(model.engine.precision)[1]:
         raise InputError(f"precision: {model.engine.precision}, expected fp32, fp16 or bf16 for a calibration")
     names: list[str] = []
     with watched(network, check_parts(parts)) as largest:

@@ -28,28 +28,31 @@ def weights_in(network: nn.Module, tensor: str, numel: int) -> int:
     return module.in_features * module.out_features if leaf == "weight" else 0
 
 
-def weight_bytes(own: Plan | None, network: nn.Module, parameters: int) -> dict[str, tuple[int, int]]:
+def weight_bytes(
+    own: Plan | None, network: nn.Module, parameters: int, parts: tuple[str, ...] = ("language",)
+) -> dict[str, tuple[int, int]]:
     """Bytes of the weights, and the size of a value in all else.
 
     Args:
         own: the plan of a narrowed checkpoint.
         network: without data, narrowed where the checkpoint is.
         parameters: number of weights of the model.
+        parts: that a checkpoint in a floating type has narrowed in FP8 and INT4.
 
     Returns:
-        Precision → (bytes, bytes a value). A narrowed checkpoint has its own precision only; the others of a
-        checkpoint in a floating type have the language model narrowed.
+        Precision, with its parts (`parts.label_of`) → (bytes, bytes a value). A narrowed checkpoint has its own
+        precision only.
     """
     if own is not None:
-        return {own.precision: (_around(network, parameters) + _inside(network), _SURROUNDING)}
+        return {own.label: (_around(network, parameters) + _inside(network), _SURROUNDING)}
     sizes = {name: (parameters * dtype.itemsize, dtype.itemsize) for name, dtype in PRECISIONS.items()}
     for precision in NARROW:
-        plan, extra = Plan(precision), 0
+        plan, extra = Plan(precision, parts), 0
         for name in plan.layers(network):
             linear = network.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             extra += _bytes(plan.empty(linear)) - linear.weight.numel() * _SURROUNDING
-        sizes[precision] = (parameters * _SURROUNDING + extra, _SURROUNDING)
+        sizes[plan.label] = (parameters * _SURROUNDING + extra, _SURROUNDING)
     return sizes
 
 

@@ -12,6 +12,7 @@ from alpamayo_rt.errors import InputError
 PARTS = ("language", "vision", "expert")
 NARROW = ("fp8", "int4")
 """Precisions in which linear layers are narrowed and all else stays a floating type."""
+_USUAL = "language"
 # The expert's input and output projections stay: nothing to save, and all of the action goes through them.
 _INSIDE = {"language": "language.", "vision": "vision.", "expert": "expert.decoder."}
 
@@ -27,6 +28,28 @@ def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
     if unknown or not chosen:
         raise InputError(f"parts: {', '.join(unknown) or 'none'}, expected some of {', '.join(PARTS)}")
     return tuple(part for part in PARTS if part in chosen)
+
+
+def label_of(precision: str, parts: Iterable[str]) -> str:
+    """What a narrow precision is called by the parts that it narrows.
+
+    `fp8` for the language model alone, as it is meant most often; `fp8+vision` with the vision tower, and
+    `fp8:vision` for that alone.
+    """
+    inside = check_parts(parts)
+    others = [part for part in inside if part != _USUAL]
+    return precision + "".join(
+        f"{'+' if _USUAL in inside or i else ':'}{part}" for i, part in enumerate(others)
+    )
+
+
+def parts_of(label: str) -> tuple[str, tuple[str, ...]]:
+    """Precision and parts of what `label_of` gave; a floating type, and what is no label, has no parts."""
+    precision, mark, others = label.partition(":" if ":" in label else "+")
+    named = ([] if mark == ":" else [_USUAL]) + (others.split("+") if mark else [])
+    if precision not in NARROW or not set(named) <= set(PARTS):
+        return label, ()
+    return precision, check_parts(named)
 
 
 def linear_layers(network: nn.Module, precision: str, parts: Iterable[str]) -> tuple[str, ...]:

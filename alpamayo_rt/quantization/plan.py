@@ -15,7 +15,7 @@ from alpamayo_rt.config import read_json
 from alpamayo_rt.errors import InputError, ModelError
 from alpamayo_rt.quantization.formats import GROUP
 from alpamayo_rt.quantization.linear import Fp8Linear, Int4Linear, QuantizedLinear
-from alpamayo_rt.quantization.parts import NARROW, check_parts, linear_layers
+from alpamayo_rt.quantization.parts import NARROW, check_parts, label_of, linear_layers, parts_of
 
 FILE = "quantization.json"
 _VERSION = 1
@@ -38,6 +38,17 @@ class Plan:
     amax: dict[str, float] | None = field(default=None, repr=False)
     static: bool = False
     source_hash: str = ""
+
+    @property
+    def label(self) -> str:
+        """See `parts.label_of`."""
+        return label_of(self.precision, self.parts)
+
+    @classmethod
+    def named(cls, label: str) -> Plan | None:
+        """The plan of a label, with a scale a token; None for a floating type."""
+        precision, parts = parts_of(label)
+        return cls(precision, parts) if parts else None
 
     def layers(self, network: nn.Module) -> tuple[str, ...]:
         """Names of the linear layers concerned, in a network that has not been narrowed."""

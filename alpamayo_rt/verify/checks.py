@@ -14,7 +14,7 @@ from alpamayo_rt.prompt.history import history_bins
 from alpamayo_rt.prompt.prompt import Images, Prompt, prepare_images
 from alpamayo_rt.verify.case import Case
 from alpamayo_rt.verify.driving import check_driving
-from alpamayo_rt.verify.rows import BOUNDS, LOOSE, PIXEL_FLOAT, PIXEL_LEVEL, PIXEL_MEAN, Report, Row
+from alpamayo_rt.verify.rows import LOOSE, PIXEL_FLOAT, PIXEL_LEVEL, PIXEL_MEAN, Report, Row, bounds_of
 from alpamayo_rt.verify.text import check_text
 
 
@@ -25,7 +25,9 @@ def check_case(model: Model, case: Case) -> list[Row]:
     Raises:
         InputError: the case lacks an array that its kind needs.
     """
-    report = Report(case.name, BOUNDS[model.engine.precision])
+    bounds = bounds_of(model.engine.precision)
+    assert bounds is not None
+    report = Report(case.name, bounds)
     if "frames" not in case and "pixel_values" not in case:
         _check_action(model, case, report)
     else:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+
+from alpamayo_rt.quantization.parts import parts_of
 
 PIXEL_LEVEL = 2 / 255
 PIXEL_MEAN = 1e-3
@@ -53,6 +55,16 @@ BOUNDS = {
     "fp8": Bounds(2e-2, 3e-1, 2.5e-1, velocity=7e-1, action=1.2e-1, trajectory=2e-1, inverse=5e-2, **_IN_BF16),
     "int4": Bounds(2e-2, 7e-1, 7e-1, velocity=9e-1, action=6e-1, trajectory=1.2, inverse=5e-2, **_IN_BF16),
 }
+
+_NARROW_VISION = {"fp8": 1.2e-1, "int4": 3e-1}
+"""The bound of vision features where the tower is narrowed too, likewise; the other bounds hold as they are."""
+
+
+def bounds_of(precision: str) -> Bounds | None:
+    """The bounds of a precision, with the parts that it narrows (`parts.label_of`); None of what is unknown."""
+    kind, parts = parts_of(precision)
+    bounds = BOUNDS.get(kind)
+    return bounds if bounds is None or "vision" not in parts else replace(bounds, vision=_NARROW_VISION[kind])
 
 
 @dataclass(frozen=True)

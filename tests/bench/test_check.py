@@ -70,6 +70,17 @@ def test_the_engine_of_graphs_is_checked_as_it_is_timed(model_1_5: Model, small_
     assert 0.8 < found["ratio"]["cache"] < 1.25
 
 
+@pytest.mark.parametrize("label", ["fp8+vision", "int4+vision+expert"])
+def test_narrow_vision_is_checked_against_narrow_vision(
+    model_1_5: Model, small_request: Request, label: str
+) -> None:
+    config, weights = model_1_5.config, RandomWeights(model_1_5.config, CPU)
+    network = build_network(config, weights, CPU, torch.bfloat16, label)
+    found = checked(GraphEngine(network, config, CPU, torch.bfloat16, label), weights, small_request)
+    assert 0.8 < found["ratio"]["vision"] < 1.25
+    assert found["eager_bf16"]["vision"] < 0.5 * found["eager"]["vision"]
+
+
 class Wrong(EagerEngine):
     """Wrong by two in a thousand in one stage."""
 

@@ -32,7 +32,7 @@ def build(config: ModelConfig, precision: str, seed: int = 0, whole: bool = True
     return engine_of(make(config, RandomWeights(config, CPU, seed), CPU, dtype, precision), config, precision)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp8", "int4"])
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "int4", "fp8+vision+expert"])
 def test_layer_by_layer_is_the_same_network(model_1_5: Model, small_request: Request, precision: str) -> None:
     whole = observe(build(model_1_5.config, precision), small_request, step_by_step=False)
     streamed = observe(build(model_1_5.config, precision, whole=False), small_request, step_by_step=False)

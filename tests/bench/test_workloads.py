@@ -109,12 +109,16 @@ def test_released_sizes_and_floors() -> None:
     config = released_config(*find_released(family.model_type))
     assert network_bytes(config, torch.bfloat16, "bf16") == 2 * 11_078_526_194
     request = released_request(config, WORKLOADS["W6"], CPU)
-    work = stage_work(PartBytes(10**9, 15 * 10**9, 4 * 10**9, 20 * 10**9, False), config, request, 2)
+    work = stage_work(PartBytes(10**9, 15 * 10**9, 4 * 10**9, 20 * 10**9, frozenset()), config, request, 2)
     assert work["vision"].flop == pytest.approx(11.4e12, rel=0.02)
     assert work["prefill"].flop == pytest.approx(46e12, rel=0.02)
     # Its bytes bind a decode step: weights and cache over the copy's bandwidth.
     ceilings = Ceilings(3e12, 700e12, 1300e12)
     assert work["decode_step"].floor_ms(ceilings) == pytest.approx((15e9 + 3134 * 147_456) / 3e9, rel=0.01)
+    narrow = frozenset({"vision"})
+    faster = stage_work(PartBytes(10**9, 15 * 10**9, 4 * 10**9, 20 * 10**9, narrow), config, request, 2)
+    assert faster["vision"].floor_ms(ceilings) == pytest.approx(work["vision"].floor_ms(ceilings) * 7 / 13)
+    assert faster["prefill"].floor_ms(ceilings) == work["prefill"].floor_ms(ceilings)
     achieved = work["decode_step"].achieved(2 * work["decode_step"].floor_ms(ceilings), ceilings)
     assert achieved["of_ceiling"] == pytest.approx(0.5, abs=1e-3)
 

@@ -141,6 +141,24 @@ def test_a_run_that_ends_early_keeps_what_is_complete(
     assert "check" not in record["results"][0]
 
 
+@pytest.mark.usefixtures("loaded_once")
+def test_parts_are_part_of_the_precision_of_a_record(tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "record.json"
+    words = ["--engine", "eager", "--workload", "W1", *QUICK, "--out", out]
+    parts = ["--precision", "fp32,fp8", "--parts", "language,vision"]
+    run = cli("bench", "--model", CHECKPOINT, *words, *parts)
+    assert run.status == 0, run.err
+    record = json.loads(out.read_text())
+    assert problems(record) == []
+    assert [result["precision"] for result in record["results"]] == ["fp32", "fp8+vision"]
+    check = record["results"][1]["check"]
+    assert check["passed"]
+    assert check["eager_bf16"]["vision"] < check["vision"] == check["eager"]["vision"]
+    run = cli("bench", "--record", out, "--against", out)
+    assert (run.status, run.complaints) == (0, [])
+    assert "| W1 | eager | fp8+vision | " in cli("bench", "--record", out, "--table").out
+
+
 def test_table_is_made_of_the_record_alone(made: tuple[Path, Run], record: dict, cli: Cli) -> None:
     out = cli("bench", "--record", made[0], "--table").out
     assert out.startswith(f"{record['device']}, {record['date']}, torch ")
@@ -155,6 +173,11 @@ BAD = {
     "cached on eager": (["--engine", "eager", "--workload", "W6-cached"], ["W6-cached needs an engine"]),
     "twice": (["--workload", "W6,W6"], ["--workload: 'W6,W6'", "different names"]),
     "precision": (["--precision", "bf16,fp7"], ["precision: 'fp7'"]),
+    "parts": (["--precision", "fp8", "--parts", "wheels"], ["parts: wheels, expected some of language"]),
+    "parts of none": (
+        ["--parts", "vision"],
+        ["parts: vision, but the precision is fp32, expected fp8 or int4"],
+    ),
     "engine": (["--engine", "onnxruntime"], ["engine: onnxruntime"]),
     "repetitions": (["--repetitions", "0"], ["--repetitions: 0", "from 1 on"]),
     "tokens": (["--tokens", "400"], ["tokens: 400", "from 2 to 256"]),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.layers import action, decoder, vision
+from alpamayo_rt.kernels.layers import action, decoder, rounding, vision
 from alpamayo_rt.model.decoder import RMSNorm
 from alpamayo_rt.model.rotary import rotate
 from alpamayo_rt.quantization.formats import E4m3, from_e4m3, to_e4m3
@@ -150,16 +150,48 @@ def test_swiglu(dtype: torch.dtype, narrow: str, device: str) -> None:
         near_codes(out, scale, wanted)
 
 
-def test_quantize(device: str) -> None:
-    x = random(4, 300, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("gelu", [None, "tanh", "none"])
+@pytest.mark.parametrize("columns", [72, 300, 2048, 4304])
+@pytest.mark.parametrize("static", [False, True])
+def test_quantize(
+    dtype: torch.dtype, gelu: rounding.Gelu | None, columns: int, static: bool, device: str
+) -> None:
+    x = 4 * random(5, columns, dtype=dtype)
     x[2] = 0
-    out = torch.empty(4, 300, dtype=torch.float8_e4m3fn, device=device)
-    scale = torch.empty(4, 1, device=device)
-    decoder.quantize(x.to(device), out, scale)
-    wanted = to_e4m3(x)
-    near(scale, wanted.scale, torch.float32)
+    x[3, 1:3] = torch.tensor([80.0, -90.0])
+    fixed = torch.tensor(0.01) if static else None
+    out = torch.empty(5, columns, dtype=torch.float8_e4m3fn, device=device)
+    scale = torch.full((5, 1), torch.nan, device=device)
+    rounding.quantize(x.to(device), out, scale, None if fixed is None else fixed.to(device), gelu)
+    wanted = to_e4m3(x if gelu is None else F.gelu(x.double(), approximate=gelu).to(dtype), fixed)
+    near(scale, wanted.scale, dtype if gelu else torch.float32)
     near_codes(out, scale, wanted)
     assert bool((out[2].float() == 0).all())
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("hidden", [72, 1152, 2304])
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("adds", [False, True])
+def test_add_layer_norm_in_e4m3(dtype: torch.dtype, hidden: int, static: bool, adds: bool, device: str) -> None:
+    x, delta = random(5, hidden, seed=1, dtype=dtype) + 3, random(5, hidden, seed=2, dtype=dtype)
+    weight, bias = random(hidden, seed=3, dtype=dtype), random(hidden, seed=4, dtype=dtype)
+    shift, fixed = random(hidden, seed=5), torch.tensor(0.005) if static else None
+    ours = x.clone().to(device)
+    out = torch.empty(5, hidden, dtype=torch.float8_e4m3fn, device=device)
+    scale = torch.full((5, 1), torch.nan, device=device)
+    given = (delta if adds else None, weight, bias)
+    vision.add_layer_norm(
+        ours, *(None if t is None else t.to(device) for t in given), 1e-6, out, shift.to(device), scale,
+        None if fixed is None else fixed.to(device),
+    )  # fmt: skip
+    stream = x + delta if adds else x
+    near(ours, stream, dtype)
+    normed = F.layer_norm(stream.double() + shift, (hidden,), weight.double(), bias.double(), 1e-6)
+    wanted = to_e4m3(normed.to(dtype), fixed)
+    near(scale, wanted.scale, dtype)
+    near_codes(out, scale, wanted)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -11,13 +11,19 @@ from functools import partial
 
 import pytest
 import torch
-from product_cases import TOLERANCE, WAYS, exact, near, operands
+from product_cases import TOLERANCE, WAYS, exact, exact_scaled, near, operands, scaled_operands
 
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.kernels.products import choice, timing
 from alpamayo_rt.kernels.products.choice import Products, by_torch, key_of
-from alpamayo_rt.kernels.products.library import Key, LibraryError
-from alpamayo_rt.kernels.products.operations import linear_into, linear_into_twin
+from alpamayo_rt.kernels.products.library import Key, LibraryError, Scales
+from alpamayo_rt.kernels.products.operations import (
+    is_one_launch,
+    linear_into,
+    linear_into_twin,
+    scaled_linear_into,
+)
+from alpamayo_rt.quantization.formats import E4m3
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -58,6 +64,20 @@ def test_gelu_of_a_sum_is_refused() -> None:
     x, weight, out, _ = operands(2, 2, 2, torch.float32)
     with pytest.raises(ValueError, match="gelu and add"):
         linear_into(x, weight, out, gelu=True, add=True)
+    narrow = E4m3(x.to(torch.float8_e4m3fn), x[:, :1])
+    with pytest.raises(ValueError, match="gelu and add"):
+        scaled_linear_into(narrow, narrow, out, gelu=True, add=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+def test_e4m3_against_float64(dtype: torch.dtype, bias: bool, gelu: bool, add: bool) -> None:
+    x, weight, out, shift = scaled_operands(5, 7, 13, dtype)
+    given = shift if bias else None
+    expected = exact_scaled(x, weight, out, given, gelu, add)
+    scaled_linear_into(x, weight, out, given, gelu, add)
+    near(out, expected)
+    assert is_one_launch(x, weight, out, given, gelu, add)
 
 
 @dataclass
@@ -77,11 +97,12 @@ class FakePlan:
         out: torch.Tensor,
         bias: torch.Tensor | None,
         base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
         if number in self.refused:
             raise LibraryError("refused")
         self.calls.append(number)
-        by_torch(self.key.gelu, self.key.add, x, weight, out, bias, base)
+        by_torch(self.key.gelu, self.key.add, x, weight, out, bias, base, scales)
 
 
 @dataclass
@@ -100,7 +121,7 @@ class Bench:
             mode, lambda device: self.plan, self.clock, lambda device: nullcontext(), lambda: self.captures
         )
 
-    def plan(self, key: Key, bias: torch.Tensor | None) -> FakePlan:
+    def plan(self, key: Key, bias: torch.Tensor | None, scales: Scales | None) -> FakePlan:
         self.plans.append(FakePlan([object()] * (len(self.milliseconds) - 1), key, self.refused))
         return self.plans[-1]
 
@@ -274,3 +295,73 @@ def test_scratch_stays_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
     products = bench.products()
     run_checked(products, add=True)
     assert list(products.chosen.values()) == ["#0"]
+
+
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+@pytest.mark.parametrize(
+    ("milliseconds", "chosen"), [([3.0, 1.0, 2.0], "#1"), ([3.0, 1.0, 0.5], "torch"), ([1.0], "torch")]
+)
+def test_e4m3_is_chosen_as_the_others(
+    milliseconds: list[float], chosen: str, bias: bool, gelu: bool, add: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(milliseconds)
+    products = bench.products()
+    x, weight, out, shift = scaled_operands(6, 32, 16, torch.bfloat16)
+    given, scales = shift if bias else None, Scales(x.scale, weight.scale)
+    expected = exact_scaled(x, weight, out, given, gelu, add)
+    with caplog.at_level(logging.INFO):
+        products(x.values, weight.values, out, given, gelu, add, scales=scales)
+        near(out, expected)
+        expected = exact_scaled(x, weight, out, given, gelu, add)
+        products(x.values, weight.values, out, given, gelu, add, scales=scales)
+    near(out, expected)
+    ((key, found),) = products.chosen.items()
+    assert (found, key.inputs, key.dtype) == (chosen, torch.float8_e4m3fn, torch.bfloat16)
+    before = out.clone()
+    alone = products.is_one_launch(x.values, weight.values, out, given, gelu, add, scales)
+    assert (alone, len(bench.plans)) == (chosen != "torch", 1)
+    assert torch.equal(out, before)
+    # What a library lacks for one combination is said once, and names it.
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == (len(milliseconds) == 1)
+    assert all("6 x 32 x 16 in e4m3" in line and ("GELU" in line) == gelu for line in lines)
+
+
+def test_e4m3_in_a_capture_that_nobody_has_prepared() -> None:
+    bench = Bench([3.0, 1.0, 2.0], captures=True)
+    products = bench.products()
+    x, weight, out, _ = scaled_operands(6, 32, 16, torch.bfloat16)
+    scales = Scales(x.scale, weight.scale)
+    assert not products.is_one_launch(x.values, weight.values, out, None, False, True, scales)
+    assert bench.plans == []
+
+
+def test_what_the_library_is_not_for_in_e4m3() -> None:
+    x, weight, out, bias = scaled_operands(6, 32, 16, torch.bfloat16)
+    scales = Scales(x.scale, weight.scale)
+    key = partial(key_of, gelu=False, add=False)
+    assert key(x.values, weight.values, out, bias, scales=scales) is not None
+    assert key(x.values, weight.values, out.float(), None, scales=scales) is None
+    assert key(x.values, weight.values, out.half(), None, scales=scales) is None
+    assert key(x.values, weight.values, out, bias.float(), scales=scales) is None
+    assert key(x.values[:, :8], weight.values[:, :8], out, bias, scales=scales) is None
+    assert key(x.values, weight.values[:24], out[:, :24], bias[:24], scales=scales) is None
+    assert key(x.values, weight.values, out, bias, scales=Scales(x.scale[:1], weight.scale)) is None
+    assert (
+        key(x.values, weight.values, out, bias, scales=Scales(x.scale[:1].expand(6, 1), weight.scale)) is None
+    )
+    assert key(x.values, weight.values, out, bias, scales=Scales(x.scale, weight.scale.double())) is None
+
+
+def test_e4m3_is_timed_on_numbers_of_its_range() -> None:
+    x, weight, out, _ = scaled_operands(6, 32, 16, torch.bfloat16)
+    scales = Scales(x.scale, weight.scale)
+    key = key_of(x.values, weight.values, out, None, False, False, scales=scales)
+    assert key is not None
+    made = timing.scratch_operands(key, x.values, weight.values, out, None, scales)
+    assert made is not None
+    assert (made.scales, made.out is out, len(made.weights)) == (scales, True, 3)
+    for tensor in (made.x, *made.weights):
+        assert tensor.dtype == torch.float8_e4m3fn
+        assert bool(torch.isfinite(tensor.float()).all())
+        assert 50 < float(tensor.float().std()) < 200

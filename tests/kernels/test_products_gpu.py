@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from product_cases import WAYS, exact, near, operands
+from product_cases import WAYS, exact, exact_scaled, near, operands, scaled_operands
 
 from alpamayo_rt.kernels.products import choice
 from alpamayo_rt.kernels.products.choice import Products, by_torch, key_of
-from alpamayo_rt.kernels.products.library import Library, find_library
+from alpamayo_rt.kernels.products.library import Library, Scales, find_library
 from alpamayo_rt.kernels.products.operations import linear_into
 
 pytestmark = pytest.mark.gpu
@@ -67,6 +67,21 @@ def test_chosen_products(
     (chosen,) = products.chosen.values()
     if mode == "torch" or k % 8 == 0:
         assert chosen == "torch" if mode == "torch" else chosen == "#0" or mode == "fastest"
+
+
+@pytest.mark.parametrize("mode", choice.MODES)
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+@pytest.mark.parametrize(("m", "n", "k"), [(7, 32, 48), (129, 64, 208), *RELEASED])
+def test_products_of_e4m3(m: int, n: int, k: int, bias: bool, gelu: bool, add: bool, mode: str) -> None:
+    products = Products(mode)
+    x, weight, out, shift = scaled_operands(m, n, k, torch.bfloat16, "cuda")
+    given, scales = shift if bias else None, Scales(x.scale, weight.scale)
+    expected, before = exact_scaled(x, weight, out, given, gelu, add), out.clone()
+    for _ in range(2):
+        out.copy_(before)
+        products(x.values, weight.values, out, given, gelu, add, scales=scales)
+        # Sums of fast products of e4m3 keep fewer than float32's bits.
+        assert (out.double() - expected).norm() < 1e-2 * expected.norm()
 
 
 @pytest.mark.parametrize("known", [True, False])

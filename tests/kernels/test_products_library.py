@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from product_cases import WAYS, exact, near, operands
+from product_cases import WAYS, exact, exact_scaled, near, operands, scaled_operands
 from torch.nn import functional as F
 
 from alpamayo_rt.kernels.products import library
 from alpamayo_rt.kernels.products.choice import key_of
 from alpamayo_rt.kernels.products.lanes import lane
-from alpamayo_rt.kernels.products.library import HeuristicResult, Library, LibraryError, find_library
+from alpamayo_rt.kernels.products.library import HeuristicResult, Library, LibraryError, Scales, find_library
 
 STREAM = 4711
 
@@ -61,7 +61,7 @@ class FakeLibrary:
         self._new(place, compute=compute, scale=scale)
 
     def _MatmulDescSetAttribute(self, which: Any, attribute: int, place: Any, size: int) -> None:
-        assert size == ctypes.sizeof(place._obj) == {8: 8}.get(attribute, 4)
+        assert size == ctypes.sizeof(place._obj) == {8: 8, 17: 8, 18: 8, 25: 1}.get(attribute, 4)
         self.made[value(which)][attribute] = place._obj.value
 
     def _MatrixLayoutCreate(self, place: Any, kind: int, rows: int, columns: int, stride: int) -> None:
@@ -96,26 +96,43 @@ class FakeLibrary:
         assert (size, value(handle)) == (library.WORKSPACE_BYTES, 1000)
         how = self.made[value(description)]
         assert (how["compute"], how["scale"], alpha._obj.value) == (68, 0, 1.0)
-        places = ((a, a_layout), (b, b_layout), (c, c_layout), (d, d_layout))
-        left, right, base, target = (self._matrix(p, at) for p, at in places)
-        made = (left.T if how[3] else left).astype(float) @ (right.T if how[4] else right).astype(float)
+        places = ((a, a_layout), (b, b_layout), (c, c_layout))
+        left, right, base = (self._matrix(p, at) for p, at in places)
+        made = (left.T if how[3] else left) @ (right.T if how[4] else right)
+        if 31 in how:
+            assert (how[31], how[32], how[25]) == (3, 3, 1)
+            rows, columns = (
+                (ctypes.c_float * size).from_address(how[at])
+                for at, size in zip((17, 18), made.shape, strict=True)
+            )
+            made = made * np.frombuffer(rows, np.float32)[:, None] * np.frombuffer(columns, np.float32)
         made = made + beta._obj.value * base
         epilogue = how[7]
         if epilogue in (4, 36):
-            bias = (ctypes.c_uint16 * len(made)).from_address(how[8])
-            made = made + np.frombuffer(bias, np.float16)[:, None]
+            made = made + self._read(how[8], len(made), self.made[value(d_layout)]["kind"])[:, None]
         if epilogue in (32, 36):
             made = F.gelu(torch.from_numpy(made), approximate="tanh").numpy()
-        target[:] = made
+        self._write(made, d, d_layout)
         self.runs.append(algorithm._obj[0])
 
     def _matrix(self, address: int, which: Any) -> np.ndarray:
         layout = self.made[value(which)]
-        assert layout["kind"] == 2  # float16
         (rows, columns), stride = layout["shape"], layout["stride"]
-        memory = (ctypes.c_uint16 * (stride * (columns - 1) + rows)).from_address(address)
-        values = np.frombuffer(memory, np.float16)
-        return np.lib.stride_tricks.as_strided(values, (rows, columns), (2, 2 * stride))
+        values = self._read(address, stride * (columns - 1) + rows, layout["kind"])
+        return np.lib.stride_tricks.as_strided(values, (rows, columns), (8, 8 * stride))
+
+    def _read(self, address: int, size: int, kind: int) -> np.ndarray:
+        dtype = {2: torch.float16, 14: torch.bfloat16, 28: torch.float8_e4m3fn}[kind]
+        memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(address)
+        return torch.frombuffer(memory, dtype=dtype).double().numpy()
+
+    def _write(self, made: np.ndarray, address: int, which: Any) -> None:
+        layout = self.made[value(which)]
+        dtype = {2: torch.float16, 14: torch.bfloat16}[layout["kind"]]
+        (rows, columns), stride = layout["shape"], layout["stride"]
+        memory = (ctypes.c_uint8 * ((stride * (columns - 1) + rows) * dtype.itemsize)).from_address(address)
+        target = torch.frombuffer(memory, dtype=dtype).as_strided((columns, rows), (stride, 1))
+        target.copy_(torch.from_numpy(made.T.copy()))
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +188,23 @@ def test_a_base_and_lanes() -> None:
     first, *others = functions.workspaces
     assert others == [others[0], others[1], others[0], first]
     assert len({first, *others}) == 3
+
+
+@pytest.mark.parametrize(("bias", "gelu", "add"), WAYS)
+def test_products_of_e4m3_have_the_scales_of_each_call(bias: bool, gelu: bool, add: bool) -> None:
+    functions = FakeLibrary()
+    x, weight, out, shift = scaled_operands(6, 32, 16, torch.bfloat16)
+    given, scales = shift if bias else None, Scales(x.scale, weight.scale)
+    key = key_of(x.values, weight.values, out, given, gelu, add, scales=scales)
+    assert key is not None
+    plan = Library(functions, torch.device("cpu")).plan(key, given, scales)  # type: ignore[arg-type]
+    expected = exact_scaled(x, weight, out, given, gelu, add)
+    plan.run(1, x.values, weight.values, out, given, scales=scales)
+    near(out, expected)
+    others = [matrix._replace(scale=matrix.scale.flip(0).contiguous()) for matrix in (x, weight)]
+    expected = exact_scaled(*others, out, given, gelu, add)
+    plan.run(0, x.values, weight.values, out, given, scales=Scales(*(matrix.scale for matrix in others)))
+    near(out, expected)
 
 
 def test_preferences() -> None:

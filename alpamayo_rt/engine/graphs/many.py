@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from alpamayo_rt.config import TextConfig
+from alpamayo_rt.engine.graphs.linear import Input, empty_input
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.kernels.layers import decoder as ops
 from alpamayo_rt.kernels.layers.gated import gated_linear
-from alpamayo_rt.kernels.products.operations import linear_into
+from alpamayo_rt.kernels.layers.rounding import quantize
+from alpamayo_rt.kernels.products.operations import linear_into, scaled_linear_into
 from alpamayo_rt.quantization.formats import E4m3, Int4, from_int4
-from alpamayo_rt.quantization.linear import has_fp8, product_reference
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 """(layer, q (N, heads, d)) → (N, heads · d), over keys and values that are already in their slots."""
@@ -42,33 +43,14 @@ class Feature(NamedTuple):
     row: torch.Tensor
 
 
-class Input(NamedTuple):
-    """What a product reads: values (N, K), and scales (N, 1) where they are e4m3."""
-
-    values: torch.Tensor
-    scale: torch.Tensor | None
-
-
-def empty_input(like: torch.Tensor, width: int, reader: Fused) -> Input:
-    """Room for (N, width) values as `reader` wants them."""
-    n = len(like)
-    if not reader.fp8:
-        return Input(like.new_empty(n, width), None)
-    return Input(like.new_empty(n, width, dtype=torch.float8_e4m3fn), like.new_empty(n, 1, dtype=torch.float32))
-
-
 def product(x: Input, weight: Fused, dtype: torch.dtype) -> torch.Tensor:
     """(N, K) times (out, K) → (N, out) in `dtype`."""
     values, scale, zero = weight.weight
     if weight.fp8:
-        assert x.scale is not None
         assert scale is not None
-        sixteens = values.shape[0] % 16 == 0 and values.shape[1] % 16 == 0
-        if sixteens and dtype == torch.bfloat16 and has_fp8(values.device):
-            return torch._scaled_mm(
-                x.values, values.t(), scale_a=x.scale, scale_b=scale.t(), out_dtype=dtype, use_fast_accum=True
-            )
-        return product_reference(E4m3(x.values, x.scale), E4m3(values, scale)).to(dtype)
+        out = x.values.new_empty(len(x.values), len(values), dtype=dtype)
+        scaled_linear_into(x.e4m3, E4m3(values, scale), out)
+        return out
     if zero is not None:
         assert scale is not None
         return F.linear(x.values, from_int4(Int4(values, scale, zero), weight.inputs).to(dtype))
@@ -98,7 +80,7 @@ def normed(
     feature: Feature | None = None,
 ) -> Input:
     """x += delta (+ feature) in place, and its norm as `reader` wants it."""
-    made = empty_input(x, x.shape[1], reader)
+    made = empty_input(x, x.shape[1], reader.fp8)
     rows, row = (None, None) if feature is None else feature
     ops.add_rms_norm(x, delta, norm, eps, made.values, made.scale, reader.input_scale, rows, row)
     return made
@@ -108,9 +90,9 @@ def narrowed(x: torch.Tensor, reader: Fused) -> Input:
     """x (N, K) as `reader` wants it."""
     if not reader.fp8:
         return Input(x, None)
-    made = empty_input(x, x.shape[1], reader)
+    made = empty_input(x, x.shape[1], reader.fp8)
     assert made.scale is not None
-    ops.quantize(x, made.values, made.scale, reader.input_scale)
+    quantize(x, made.values, made.scale, reader.input_scale)
     return made
 
 
@@ -152,7 +134,7 @@ def layer_of_many(
     )
     mixed = add_product(x, narrowed(attend(layer, q), weights.o), weights.o)
     h, stream = _read(x, mixed, weights.post_norm, eps, weights.gate_up, weights.folded)
-    opened = empty_input(x, config.intermediate_size, weights.down)
+    opened = empty_input(x, config.intermediate_size, weights.down.fp8)
     if weights.gate_up.plain and weights.down.plain:
         gated_linear(h.values, weights.gate_up.weight.values, opened.values, None if stream is None else eps)
     else:

@@ -8,18 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from alpamayo_rt.engine.graphs.beside import Beside
+from alpamayo_rt.engine.graphs.linear import activated, add_product, linear, narrowed, normed
 from alpamayo_rt.kernels.attention.angles import PatchAngles
 from alpamayo_rt.kernels.attention.patches import patch_attention
 from alpamayo_rt.kernels.layers.vision import add_layer_norm
 from alpamayo_rt.kernels.products.operations import linear_into
 from alpamayo_rt.model.vision import PatchMerger, VisionBlock, VisionFeatures, VisionTower
-from alpamayo_rt.quantization.linear import QuantizedLinear
-
-Linear = nn.Linear | QuantizedLinear
 
 _FEWEST, _FIRST = 8, 9 / 16
 """From so many images on they run in two parts, the first with this share of them."""
@@ -93,42 +89,60 @@ class _Blocks:
     def __call__(self, x: torch.Tensor, features: torch.Tensor) -> None:
         """The stream x (patches of all images, hidden), in place → features (1 + taps, tokens, out)."""
         tower, c = self.tower, self.tower.config
-        h = torch.empty_like(x)
+        h, delta = torch.empty_like(x), None
         for i, block in enumerate(tower.blocks):
             assert isinstance(block, VisionBlock)
-            self._block(x, h, block, *self._shifts[2 * i : 2 * i + 2])
+            delta = self._block(x, delta, h, block, *self._shifts[2 * i : 2 * i + 2])
             if i in c.deepstack_layers:
                 tap = c.deepstack_layers.index(i)
                 merger = tower.deepstack_merger_list[tap]
                 assert isinstance(merger, PatchMerger)
-                _merge(x, h, merger, self._shifts[2 * i + 2], features[1 + tap])
-        _merge(x, h, tower.merger, self._shifts[-1], features[0])
+                _merge(x, delta, h, merger, self._shifts[2 * i + 2], features[1 + tap])
+                delta = None
+        _merge(x, delta, h, tower.merger, self._shifts[-1], features[0])
 
     def _block(
-        self, x: torch.Tensor, h: torch.Tensor, block: VisionBlock, before: torch.Tensor, between: torch.Tensor
-    ) -> None:
-        """One block over the stream x, in place; `h` is room for what lies between."""
-        norm = block.norm1
-        add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, before)
-        qkv = _linear(h, block.attn.qkv)
-        heads = h.unflatten(1, (block.attn.num_heads, -1))
+        self,
+        x: torch.Tensor,
+        delta: torch.Tensor | None,
+        h: torch.Tensor,
+        block: VisionBlock,
+        before: torch.Tensor,
+        between: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """One block over the stream x + delta, in place in x; `h` is room for what lies between.
+
+        Returns:
+            What of it is still to be added to x.
+        """
+        attn, mlp = block.attn, block.mlp
+        qkv = linear(normed(x, delta, block.norm1, before, attn.qkv, h), attn.qkv)
+        heads = h.unflatten(1, (attn.num_heads, -1))
         patch_attention(qkv, self.cos, self.sin, heads, angles=self._angles)
-        _add_product(x, h, block.attn.proj)
-        norm = block.norm2
-        add_layer_norm(x, None, norm.weight, norm.bias, norm.eps, h, between)
-        _add_product(x, _linear(h, block.mlp.linear_fc1, gelu=True), block.mlp.linear_fc2)
+        delta = add_product(x, narrowed(h, attn.proj), attn.proj)
+        opened = normed(x, delta, block.norm2, between, mlp.linear_fc1, h)
+        return add_product(x, activated(opened, mlp.linear_fc1, mlp.linear_fc2, "tanh"), mlp.linear_fc2)
 
 
 def _merge(
-    x: torch.Tensor, h: torch.Tensor, merger: PatchMerger, shift: torch.Tensor, target: torch.Tensor
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    h: torch.Tensor,
+    merger: PatchMerger,
+    shift: torch.Tensor,
+    target: torch.Tensor,
 ) -> None:
-    """The merger of the stream with its biases `shift`, into `target`; `h` is room."""
-    width = merger.norm.normalized_shape[0]
-    wide, normed = x.view(-1, width), h.view(-1, width)
-    shift = shift.repeat(width // len(shift))
-    add_layer_norm(wide, None, merger.norm.weight, merger.norm.bias, merger.norm.eps, normed, shift)
-    opened = F.gelu(_linear(h.view(-1, merger.merged), merger.linear_fc1))
-    _linear(opened, merger.linear_fc2, out=target)
+    """x += delta, and the merger of it with its biases `shift`, into `target`; `h` is room."""
+    width, merged = merger.norm.normalized_shape[0], merger.merged
+    wide, given = x.view(-1, width), None if delta is None else delta.view(-1, width)
+    shift, room = shift.repeat(width // len(shift)), h.view(-1, width)
+    if width == merged:
+        whole = normed(wide, given, merger.norm, shift, merger.linear_fc1, room)
+    else:
+        # A scale covers several rows of the norm.
+        add_layer_norm(wide, given, merger.norm.weight, merger.norm.bias, merger.norm.eps, room, shift)
+        whole = narrowed(h.view(-1, merged), merger.linear_fc1)
+    linear(activated(whole, merger.linear_fc1, merger.linear_fc2, "none"), merger.linear_fc2, target)
 
 
 def _running_biases(tower: VisionTower) -> torch.Tensor:
@@ -138,24 +152,3 @@ def _running_biases(tower: VisionTower) -> torch.Tensor:
         assert isinstance(block, VisionBlock)
         biases += [block.attn.proj.bias.float(), block.mlp.linear_fc2.bias.float()]
     return torch.stack([torch.zeros_like(biases[0]), *biases]).cumsum(0)
-
-
-def _add_product(x: torch.Tensor, h: torch.Tensor, layer: Linear) -> None:
-    """x += the product alone, without the bias."""
-    if isinstance(layer, QuantizedLinear):
-        x += layer(h) - layer.bias
-    else:
-        linear_into(h, layer.weight, x, add=True)
-
-
-def _linear(
-    x: torch.Tensor, layer: Linear, gelu: bool = False, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The layer, and tanh GELU behind it, into `out` or a new tensor."""
-    if isinstance(layer, QuantizedLinear):
-        made = F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
-        return made if out is None else out.copy_(made)
-    if out is None:
-        out = x.new_empty(len(x), layer.out_features)
-    linear_into(x, layer.weight, out, layer.bias, gelu=gelu)
-    return out

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from alpamayo_rt.kernels.dispatch import uses_triton
-from alpamayo_rt.quantization.formats import to_e4m3
+from alpamayo_rt.kernels.layers.rounding import store
 
 
 def add_rms_norm(
@@ -65,18 +65,7 @@ def add_rms_norm_twin(
         assert feature_row is not None
         x += torch.where(feature_row[:, None] >= 0, feature[feature_row.clamp(min=0)], 0)
     normed = weight * (x.float() * inverse_rms(x, eps)).to(x.dtype)
-    _store(normed, out, out_scale, input_scale)
-
-
-def _store(
-    value: torch.Tensor, out: torch.Tensor, out_scale: torch.Tensor | None, input_scale: torch.Tensor | None
-) -> None:
-    if out_scale is None:
-        out.copy_(value)
-        return
-    rounded = to_e4m3(value, input_scale)
-    out.copy_(rounded.values)
-    out_scale.copy_(rounded.scale)
+    store(normed, out, out_scale, input_scale)
 
 
 def qk_norm_rope(
@@ -191,23 +180,4 @@ def swiglu_twin(
     if stream is not None:
         gate_up = (gate_up.float() * inverse_rms(stream, eps)).to(gate_up.dtype)
     gate, up = gate_up.chunk(2, -1)
-    _store(F.silu(gate) * up, out, out_scale, input_scale)
-
-
-def quantize(
-    x: torch.Tensor, out: torch.Tensor, out_scale: torch.Tensor, input_scale: torch.Tensor | None = None
-) -> None:
-    """x (N, K) → e4m3 `out` (N, K) with one scale a token in `out_scale` (N, 1), or the fixed `input_scale`."""
-    if uses_triton(x):
-        from alpamayo_rt.kernels.layers import decoder_triton
-
-        decoder_triton.quantize(x, out, out_scale, input_scale)
-    else:
-        quantize_twin(x, out, out_scale, input_scale)
-
-
-def quantize_twin(
-    x: torch.Tensor, out: torch.Tensor, out_scale: torch.Tensor, input_scale: torch.Tensor | None = None
-) -> None:
-    """See `quantize`."""
-    _store(x, out, out_scale, input_scale)
+    store(F.silu(gate) * up, out, out_scale, input_scale)

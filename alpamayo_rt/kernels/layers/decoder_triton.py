@@ -11,25 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-_E4M3_MAX = tl.constexpr(448.0)
-_SMALLEST_SCALE = tl.constexpr(2.0**-100)
-
-
-@triton.jit
-def _store_row(value, here, at, out, out_scale, input_scale, row, QUANTIZE: tl.constexpr, STATIC: tl.constexpr):
-    # `value` is float32 holding numbers of the stream's type.
-    if QUANTIZE:
-        if STATIC:
-            scale = tl.load(input_scale)
-        else:
-            scale = tl.max(tl.abs(value), 0) / _E4M3_MAX
-            scale = tl.maximum(scale, _SMALLEST_SCALE)
-        rounded = tl.minimum(tl.maximum(value / scale, -_E4M3_MAX), _E4M3_MAX)
-        # The bytes: the interpreter cannot store e4m3.
-        tl.store(out + at, rounded.to(tl.float8e4nv).to(tl.uint8, bitcast=True), mask=here)
-        tl.store(out_scale + row, scale)
-    else:
-        tl.store(out + at, value.to(out.dtype.element_ty), mask=here)
+from alpamayo_rt.kernels.layers.rounding_triton import store_row, stored_bytes
 
 
 @triton.jit
@@ -67,7 +49,7 @@ def _add_rms_norm(
         tl.store(x + at, value.to(kind), mask=here)
     normed = (value * tl.rsqrt(tl.sum(value * value, 0) / n + eps)).to(kind).to(tl.float32)
     normed = (tl.load(weight + column, mask=here, other=0.0).to(tl.float32) * normed).to(kind).to(tl.float32)
-    _store_row(normed, here, at, out, out_scale, input_scale, row, QUANTIZE, STATIC)
+    store_row(normed, here, at, out, out_scale, input_scale, row, QUANTIZE, STATIC)
 
 
 def add_rms_norm(
@@ -84,7 +66,7 @@ def add_rms_norm(
     """See `decoder.add_rms_norm`."""
     rows, n = x.shape
     _add_rms_norm[(rows,)](
-        x, delta, weight, _bytes(out), out_scale, input_scale, feature, feature_row, eps, n,
+        x, delta, weight, stored_bytes(out), out_scale, input_scale, feature, feature_row, eps, n,
         ADD=delta is not None, FEATURE=feature is not None, QUANTIZE=out_scale is not None,
         STATIC=input_scale is not None,
         BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
@@ -138,7 +120,7 @@ def _swiglu_quantize(gate_up, out, out_scale, input_scale, n, STATIC: tl.constex
     column = tl.arange(0, BLOCK)
     here = column < n
     value = _gated(gate_up, row, n, column, here, gate_up, 1, 0.0, 0)
-    _store_row(value, here, row * n + column, out, out_scale, input_scale, row, True, STATIC)
+    store_row(value, here, row * n + column, out, out_scale, input_scale, row, True, STATIC)
 
 
 def swiglu(
@@ -159,34 +141,9 @@ def swiglu(
         )  # fmt: skip
     else:
         _swiglu_quantize[(rows,)](
-            gate_up, _bytes(out), out_scale, input_scale, n, STATIC=input_scale is not None,
+            gate_up, stored_bytes(out), out_scale, input_scale, n, STATIC=input_scale is not None,
             BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
         )  # fmt: skip
-
-
-@triton.jit
-def _quantize(x, out, out_scale, input_scale, n, STATIC: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    here = column < n
-    at = row * n + column
-    value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
-    _store_row(value, here, at, out, out_scale, input_scale, row, True, STATIC)
-
-
-def quantize(
-    x: torch.Tensor, out: torch.Tensor, out_scale: torch.Tensor, input_scale: torch.Tensor | None
-) -> None:
-    """See `decoder.quantize`."""
-    rows, n = x.shape
-    _quantize[(rows,)](
-        x, _bytes(out), out_scale, input_scale, n, STATIC=input_scale is not None,
-        BLOCK=triton.next_power_of_2(n), num_warps=_warps(n),
-    )  # fmt: skip
-
-
-def _bytes(out: torch.Tensor) -> torch.Tensor:
-    return out.view(torch.uint8) if out.dtype == torch.float8_e4m3fn else out
 
 
 def row_block(stream: torch.Tensor | None) -> int:

@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from alpamayo_rt.kernels.layers.rounding_triton import scale_of, store_part, stored_bytes
 from alpamayo_rt.kernels.skinny.triton_parts import after_the_kernel_before, overlaps
 from alpamayo_rt.kernels.tiles import two_parts
 
@@ -41,31 +42,29 @@ def _centred(value, mean, n, START: tl.constexpr, WIDTH: tl.constexpr, EXACT: tl
 
 @triton.jit
 def _scaled(
-    centred,
-    scale,
-    weight,
-    bias,
-    out,
-    row,
-    rows,
-    n,
-    START: tl.constexpr,
-    WIDTH: tl.constexpr,
+    centred, scale, weight, bias, kind: tl.constexpr, n, START: tl.constexpr, WIDTH: tl.constexpr,
     EXACT: tl.constexpr,
-):
+):  # fmt: skip
+    """Columns of the norm, rounded to `kind`; 0 where there are none."""
     column = START + tl.arange(0, WIDTH)
     inside = (column < n) | EXACT
     w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)[None, :]
     b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    value = (centred * scale[:, None] * w + b).to(out.dtype.element_ty)
-    tl.store(out + row[:, None] * n + column[None, :], value, mask=(row < rows)[:, None] & inside[None, :])
+    return (centred * scale[:, None] * w + b).to(kind)
+
+
+@triton.jit
+def _store(value, out, row, rows, n, START: tl.constexpr, WIDTH: tl.constexpr, EXACT: tl.constexpr):
+    column = START + tl.arange(0, WIDTH)
+    here = (row < rows)[:, None] & ((column < n) | EXACT)[None, :]
+    tl.store(out + row[:, None] * n + column[None, :], value, mask=here)
 
 
 @triton.jit
 def _add_layer_norm(
-    x, delta, weight, bias, out, shift, eps, rows, n, ADD: tl.constexpr, SHIFT: tl.constexpr,
-    ROWS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, MAIN_EXACT: tl.constexpr,
-    REST_EXACT: tl.constexpr, OVERLAP: tl.constexpr,
+    x, delta, weight, bias, out, shift, out_scale, input_scale, eps, rows, n, ADD: tl.constexpr,
+    SHIFT: tl.constexpr, QUANTIZE: tl.constexpr, STATIC: tl.constexpr, ROWS: tl.constexpr, MAIN: tl.constexpr,
+    REST: tl.constexpr, MAIN_EXACT: tl.constexpr, REST_EXACT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of a program, in a long and a short part: 1,152 columns take 1,024 + 128 and not 2,048."""
     after_the_kernel_before(OVERLAP)
@@ -82,9 +81,25 @@ def _add_layer_norm(
         rest = _centred(rest, mean, n, MAIN, REST, REST_EXACT)
         squares += tl.sum(rest * rest, 1)
     scale = tl.rsqrt(squares / n + eps)
-    _scaled(main, scale, weight, bias, out, row, rows, n, 0, MAIN, MAIN_EXACT)
+    kind = x.dtype.element_ty
+    main = _scaled(main, scale, weight, bias, kind, n, 0, MAIN, MAIN_EXACT)
     if REST > 0:
-        _scaled(rest, scale, weight, bias, out, row, rows, n, MAIN, REST, REST_EXACT)
+        rest = _scaled(rest, scale, weight, bias, kind, n, MAIN, REST, REST_EXACT)
+    if QUANTIZE:
+        main = main.to(tl.float32)
+        largest = tl.max(tl.abs(main), 1)
+        if REST > 0:
+            rest = rest.to(tl.float32)
+            largest = tl.maximum(largest, tl.max(tl.abs(rest), 1))
+        narrow = tl.where(row < rows, scale_of(largest, input_scale, STATIC), 1.0)
+        tl.store(out_scale + row, narrow, mask=row < rows)
+        store_part(main, 1 / narrow, out, row, rows, n, 0, MAIN, MAIN_EXACT, STATIC)
+        if REST > 0:
+            store_part(rest, 1 / narrow, out, row, rows, n, MAIN, REST, REST_EXACT, STATIC)
+    else:
+        _store(main, out, row, rows, n, 0, MAIN, MAIN_EXACT)
+        if REST > 0:
+            _store(rest, out, row, rows, n, MAIN, REST, REST_EXACT)
 
 
 def add_layer_norm(
@@ -95,6 +110,8 @@ def add_layer_norm(
     eps: float,
     out: torch.Tensor,
     shift: torch.Tensor | None = None,
+    out_scale: torch.Tensor | None = None,
+    input_scale: torch.Tensor | None = None,
     launch: tuple[int, int] | None = None,
 ) -> None:
     """See `vision.add_layer_norm`; `launch`: rows and, for long ones, warps of a program; None chooses."""
@@ -104,7 +121,9 @@ def add_layer_norm(
     main, rest = two_parts(n)
     overlap = overlaps(out)
     _add_layer_norm[(triton.cdiv(rows, of_program),)](
-        x, delta, weight, bias, out, shift, eps, rows, n, ADD=delta is not None, SHIFT=shift is not None,
-        ROWS=of_program, MAIN=main, REST=rest, MAIN_EXACT=main <= n, REST_EXACT=main + rest == n,
+        x, delta, weight, bias, stored_bytes(out), shift, out_scale, input_scale, eps, rows, n,
+        ADD=delta is not None, SHIFT=shift is not None, QUANTIZE=out_scale is not None,
+        STATIC=input_scale is not None, ROWS=of_program, MAIN=main, REST=rest, MAIN_EXACT=main <= n,
+        REST_EXACT=main + rest == n,
         OVERLAP=overlap, num_warps=max(1, min(warps, of_program * main // 256)), launch_pdl=overlap,
     )  # fmt: skip

@@ -14,7 +14,16 @@ import torch
 
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.kernels.products import timing
-from alpamayo_rt.kernels.products.library import ALIGNMENT, TYPES, Key, Library, LibraryError, find_library
+from alpamayo_rt.kernels.products.library import (
+    ALIGNMENT,
+    TYPES,
+    Key,
+    Library,
+    LibraryError,
+    Scales,
+    find_library,
+)
+from alpamayo_rt.kernels.products.scaled import fits, scaled_by_torch
 from alpamayo_rt.kernels.products.timing import Run, fastest, scratch_operands
 
 _LOG = logging.getLogger(__name__)
@@ -40,11 +49,12 @@ class Candidates(Protocol):
         out: torch.Tensor,
         bias: torch.Tensor | None,
         base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
         """Do the product by one of them."""
 
 
-Plans = Callable[[Key, torch.Tensor | None], Candidates]
+Plans = Callable[[Key, torch.Tensor | None, Scales | None], Candidates]
 
 
 def mode_of_environment() -> str:
@@ -67,17 +77,19 @@ def key_of(
     gelu: bool,
     add: bool,
     base: torch.Tensor | None = None,
+    scales: Scales | None = None,
 ) -> Key | None:
     """The key of a product, or None where the library is not for it."""
-    matrices = (x, weight, out)
+    matrices, vectors = (x, weight, out), () if bias is None else (bias,)
     (m, k), n = x.shape, weight.shape[0]
+    alike = (*(matrices if scales is None else (out,)), *vectors)
     if (
         out.dtype not in TYPES
-        or any(
-            t.dtype != out.dtype or t.stride(-1) != 1 for t in (*matrices, *(() if bias is None else (bias,)))
-        )
+        or any(t.dtype != out.dtype for t in alike)
+        or any(t.stride(-1) != 1 for t in (*matrices, *vectors))
         or any(t.stride(0) < max(t.shape[1], 1) for t in matrices)
         or not m * n * k
+        or (scales is not None and not _takes(scales, x, weight, out))
     ):
         return None
     strides = (x.stride(0), weight.stride(0), out.stride(0))
@@ -87,7 +99,16 @@ def key_of(
         min(_alignment(out), ALIGNMENT if base is None else _alignment(base)),
         ALIGNMENT if bias is None else _alignment(bias),
     )
-    return Key(m, n, k, strides, aligned, out.dtype, bias is not None, gelu, add, out.device.index or 0)
+    kind = None if scales is None else x.dtype
+    return Key(m, n, k, strides, aligned, out.dtype, bias is not None, gelu, add, out.device.index or 0, kind)
+
+
+def _takes(scales: Scales, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> bool:
+    vectors = all(
+        scale.dtype == torch.float32 and scale.is_contiguous() and scale.numel() == len(matrix)
+        for scale, matrix in zip(scales, (x, weight), strict=True)
+    )
+    return vectors and fits(x, weight, out)
 
 
 def _alignment(tensor: torch.Tensor) -> int:
@@ -103,10 +124,13 @@ def by_torch(
     out: torch.Tensor,
     bias: torch.Tensor | None,
     base: torch.Tensor | None = None,
+    scales: Scales | None = None,
 ) -> None:
     """The product by torch's own operations, one where there is one for it."""
     right = weight.t()
-    if add:
+    if scales is not None:
+        scaled_by_torch(gelu, add, x, weight, out, bias, scales)
+    elif add:
         torch.addmm(out if base is None else base, x, right, out=out)
         if bias is not None:
             out += bias
@@ -157,15 +181,47 @@ class Products:
         gelu: bool = False,
         add: bool = False,
         base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
-        """See `operations.linear_into`."""
-        key, torchs = key_of(x, weight, out, bias, gelu, add, base), partial(by_torch, gelu, add)
+        """See `operations.linear_into`, and with scales, which go without a base, `scaled_linear_into`."""
+        run = self._run_of(
+            key_of(x, weight, out, bias, gelu, add, base, scales), x, weight, out, bias, gelu, add, scales
+        )
+        run(x, weight, out, bias, base, scales)
+
+    def is_one_launch(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        out: torch.Tensor,
+        bias: torch.Tensor | None,
+        gelu: bool,
+        add: bool,
+        scales: Scales,
+    ) -> bool:
+        """Whether a product of e4m3 is the library's, with all that follows it; computes nothing."""
+        key = key_of(x, weight, out, bias, gelu, add, None, scales)
+        self._run_of(key, x, weight, out, bias, gelu, add, scales)
+        return key is not None and self.chosen.get(key, "torch") != "torch"
+
+    def _run_of(
+        self,
+        key: Key | None,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        out: torch.Tensor,
+        bias: torch.Tensor | None,
+        gelu: bool,
+        add: bool,
+        scales: Scales | None,
+    ) -> Run:
+        torchs = partial(by_torch, gelu, add)
         run: Run | None = torchs if key is None else self._runs.get(key)
         if run is None:
             assert key is not None
             # A capture has its work run before, so that this is what nobody has prepared: as torch would.
-            run = torchs if self._capturing() else self._choose(key, torchs, x, weight, out, bias)
-        run(x, weight, out, bias, base)
+            run = torchs if self._capturing() else self._choose(key, torchs, x, weight, out, bias, scales)
+        return run
 
     def _choose(
         self,
@@ -175,6 +231,7 @@ class Products:
         weight: torch.Tensor,
         out: torch.Tensor,
         bias: torch.Tensor | None,
+        scales: Scales | None,
     ) -> Run:
         with self._lock:
             if key not in self._runs:
@@ -182,7 +239,7 @@ class Products:
                 proposals: list[tuple[str, Run]] = []
                 if self._mode != "torch":
                     with self._apart(out.device):
-                        proposals = self._proposals(key, torchs, x, weight, out, bias)
+                        proposals = self._proposals(key, torchs, x, weight, out, bias, scales)
                 self.chosen[key], self._runs[key] = proposals[0] if proposals else ("torch", torchs)
                 _LOG.debug("products: %s for %s", self.chosen[key], key)
             return self._runs[key]
@@ -195,11 +252,12 @@ class Products:
         weight: torch.Tensor,
         out: torch.Tensor,
         bias: torch.Tensor | None,
+        scales: Scales | None,
     ) -> list[tuple[str, Run]]:
         """The one to take, or none."""
         try:
             plans = self._of_device(key.device)
-            plan = None if plans is None else plans(key, bias)
+            plan = None if plans is None else plans(key, bias, scales)
         except LibraryError as error:
             _LOG.warning("products: torch's own for %s, as cuBLASLt fails: %s", _words(key), error)
             return []
@@ -212,7 +270,7 @@ class Products:
             (f"#{number}", partial(plan.run, number)) for number in range(len(plan.candidates))
         ]
         named.append(("torch", torchs))
-        operands = None if self._mode == "first" else scratch_operands(key, x, weight, out, bias)
+        operands = None if self._mode == "first" else scratch_operands(key, x, weight, out, bias, scales)
         if operands is None:
             return named[:1]
         best = fastest([run for _, run in named], operands, self._clock)
@@ -226,7 +284,9 @@ class Products:
 
 
 def _words(key: Key) -> str:
-    return f"{key.m} x {key.n} x {key.k}"
+    within = [word for word, there in (("bias", key.bias), ("GELU", key.gelu), ("a sum", key.add)) if there]
+    kind = "" if key.inputs is None else " in e4m3"
+    return f"{key.m} x {key.n} x {key.k}{kind}" + (f" with {' and '.join(within)}" if within else "")
 
 
 @cache

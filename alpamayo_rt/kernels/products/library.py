@@ -26,9 +26,15 @@ COMPUTE_32F = 68
 R_32F = 0
 TYPES = {torch.float16: 2, torch.bfloat16: 14}
 """CUDA_R_16F and CUDA_R_16BF."""
+SCALED_TYPES = {torch.float8_e4m3fn: 28}
+"""CUDA_R_8F_E4M3, which x and the weight may have, with scales."""
 OP_N, OP_T = 0, 1
 # cublasLtMatmulDescAttributes_t
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8
+DESC_A_SCALE_POINTER, DESC_B_SCALE_POINTER, DESC_FAST_ACCUM = 17, 18, 25
+DESC_A_SCALE_MODE, DESC_B_SCALE_MODE = 31, 32
+# cublasLtMatmulMatrixScale_t: a number for each row of A as it is multiplied, and for each column of B
+SCALE_OUTER_VECTORS = 3
 # cublasLtEpilogue_t; its GELU is the tanh approximation
 EPILOGUE = {(False, False): 1, (True, False): 4, (False, True): 32, (True, True): 36}
 """(bias, GELU) → DEFAULT, BIAS, GELU, GELU_BIAS."""
@@ -48,6 +54,13 @@ ALIGNMENT = 256
 
 class LibraryError(RuntimeError):
     """A call of cuBLASLt has failed."""
+
+
+class Scales(NamedTuple):
+    """What a product of e4m3 is multiplied by: a float32 for each row of x (M, 1), and of the weight (N, 1)."""
+
+    x: torch.Tensor
+    weight: torch.Tensor
 
 
 class HeuristicResult(ctypes.Structure):
@@ -71,11 +84,12 @@ class Key(NamedTuple):
         k: columns of x and of the weight.
         strides: between the rows of x, weight and out, in elements.
         alignments: of x, weight, out and bias, in bytes, `ALIGNMENT` at most.
-        dtype: of all four.
+        dtype: of out and bias, and of the other two where these have no scales.
         bias: whether there is one.
         gelu: whether a GELU follows.
         add: whether out is added to.
         device: number of the GPU.
+        inputs: the type of x and weight where they have scales.
     """
 
     m: int
@@ -88,6 +102,7 @@ class Key(NamedTuple):
     gelu: bool
     add: bool
     device: int
+    inputs: torch.dtype | None = None
 
 
 _P, _INT = ctypes.c_void_p, ctypes.c_int
@@ -136,9 +151,9 @@ class Library:
         if status != SUCCESS:
             raise LibraryError(f"{name}: status {status}, expected {SUCCESS}")
 
-    def plan(self, key: Key, bias: torch.Tensor | None) -> Plan:
+    def plan(self, key: Key, bias: torch.Tensor | None, scales: Scales | None = None) -> Plan:
         """The product of this key, with the algorithms proposed for it, best first; maybe none."""
-        return Plan(self, key, bias)
+        return Plan(self, key, bias, scales)
 
     def heuristics(self, key: Key, description: ctypes.c_void_p, *layouts: ctypes.c_void_p) -> list[Any]:
         """Algorithms for A, B and out, of which the last is C and D at once."""
@@ -187,20 +202,24 @@ class Plan:
     W · xᵀ, with A = Wᵀ as it sees W, transposed, and B = xᵀ, as it sees x.
     """
 
-    def __init__(self, library: Library, key: Key, bias: torch.Tensor | None):
+    def __init__(self, library: Library, key: Key, bias: torch.Tensor | None, scales: Scales | None = None):
         self._library = library
         self._description = ctypes.c_void_p()
         library.call("cublasLtMatmulDescCreate", ctypes.byref(self._description), COMPUTE_32F, R_32F)
         self._describe(DESC_TRANSA, ctypes.c_int32(OP_T))
         self._describe(DESC_TRANSB, ctypes.c_int32(OP_N))
         self._describe(DESC_EPILOGUE, ctypes.c_uint32(EPILOGUE[key.bias, key.gelu]))
-        if bias is not None:
-            self._describe(DESC_BIAS_POINTER, ctypes.c_void_p(bias.data_ptr()))
+        if scales is not None:
+            self._describe(DESC_FAST_ACCUM, ctypes.c_int8(1))
+            for attribute in (DESC_A_SCALE_MODE, DESC_B_SCALE_MODE):
+                self._describe(attribute, ctypes.c_int32(SCALE_OUTER_VECTORS))
+        self._point(bias, scales)
         x, weight, out = key.strides
-        self._a, self._b, self._c = (
-            self._layout(key.dtype, rows, columns, stride)
-            for rows, columns, stride in ((key.k, key.n, weight), (key.k, key.m, x), (key.n, key.m, out))
-        )
+        target = TYPES[key.dtype]
+        kind = target if key.inputs is None else SCALED_TYPES[key.inputs]
+        self._a = self._layout(kind, key.k, key.n, weight)
+        self._b = self._layout(kind, key.k, key.m, x)
+        self._c = self._layout(target, key.n, key.m, out)
         self._alpha, self._beta = ctypes.c_float(1), ctypes.c_float(float(key.add))
         self.candidates = library.heuristics(key, self._description, self._a, self._b, self._c)
 
@@ -213,11 +232,17 @@ class Plan:
             ctypes.sizeof(value),
         )
 
-    def _layout(self, dtype: torch.dtype, rows: int, columns: int, stride: int) -> ctypes.c_void_p:
+    def _point(self, bias: torch.Tensor | None, scales: Scales | None) -> None:
+        """Say where the vectors of a call are."""
+        if bias is not None:
+            self._describe(DESC_BIAS_POINTER, ctypes.c_void_p(bias.data_ptr()))
+        if scales is not None:
+            self._describe(DESC_A_SCALE_POINTER, ctypes.c_void_p(scales.weight.data_ptr()))
+            self._describe(DESC_B_SCALE_POINTER, ctypes.c_void_p(scales.x.data_ptr()))
+
+    def _layout(self, kind: int, rows: int, columns: int, stride: int) -> ctypes.c_void_p:
         layout = ctypes.c_void_p()
-        self._library.call(
-            "cublasLtMatrixLayoutCreate", ctypes.byref(layout), TYPES[dtype], rows, columns, stride
-        )
+        self._library.call("cublasLtMatrixLayoutCreate", ctypes.byref(layout), kind, rows, columns, stride)
         return layout
 
     def run(
@@ -228,6 +253,7 @@ class Plan:
         out: torch.Tensor,
         bias: torch.Tensor | None,
         base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
         """The product by one of the candidates, on the current stream of their GPU.
 
@@ -236,8 +262,7 @@ class Plan:
         target, algorithm = out.data_ptr(), ctypes.byref(self.candidates[number].algo)
         added = target if base is None else base.data_ptr()
         with self._library.lock, torch.cuda.device(out.device):
-            if bias is not None:
-                self._describe(DESC_BIAS_POINTER, ctypes.c_void_p(bias.data_ptr()))
+            self._point(bias, scales)
             self._library.matmul(
                 self._description, ctypes.byref(self._alpha), weight.data_ptr(), self._a, x.data_ptr(), self._b,
                 ctypes.byref(self._beta), added, self._c, target, self._c, algorithm,

@@ -7,6 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from alpamayo_rt.kernels.products.choice import Products
+from alpamayo_rt.kernels.products.library import Scales
+from alpamayo_rt.kernels.products.scaled import scaled_twin
+from alpamayo_rt.quantization.formats import E4m3
 
 _PRODUCTS = Products()
 
@@ -38,14 +41,18 @@ def linear_into(
     Raises:
         ValueError: both gelu and add; a base that nothing is added to, or that lies otherwise than out.
     """
-    if gelu and add:
-        raise ValueError("gelu and add: both, expected one at most")
+    _check(gelu, add)
     if base is not None and not (add and _lies_as(base, out)):
         raise ValueError("base: expected shape, strides and type of out, and add")
     if out.is_cuda:
         _PRODUCTS(x, weight, out, bias, gelu, add, base)
     else:
         linear_into_twin(x, weight, out, bias, gelu, add, base)
+
+
+def _check(gelu: bool, add: bool) -> None:
+    if gelu and add:
+        raise ValueError("gelu and add: both, expected one at most")
 
 
 def _lies_as(base: torch.Tensor, out: torch.Tensor) -> bool:
@@ -67,3 +74,56 @@ def linear_into_twin(
     if gelu:
         made = F.gelu(made, approximate="tanh")
     out.copy_((out if base is None else base) + made if add else made)
+
+
+@torch.no_grad()
+def scaled_linear_into(
+    x: E4m3,
+    weight: E4m3,
+    out: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    gelu: bool = False,
+    add: bool = False,
+) -> None:
+    """`linear_into` of e4m3 matrices: each number of the product times the scales of its row and its column.
+
+    One rounding at the end, where the library does all of it; where it proposes nothing for what follows the
+    product, that is torch's, and rounds once more for each operation. In bfloat16, with sizes that are
+    multiples of 16, a GPU multiplies e4m3 itself; otherwise plain torch does, in float32.
+
+    Args:
+        x: (M, K), one scale a row.
+        weight: (N, K), one scale a row.
+        out: (M, N), as is the bias of a floating type.
+        bias: (N,) or None.
+        gelu: see `linear_into`.
+        add: see `linear_into`.
+
+    Raises:
+        ValueError: both gelu and add.
+    """
+    _check(gelu, add)
+    if out.is_cuda:
+        scales = Scales(x.scale, weight.scale)
+        _PRODUCTS(x.values, weight.values, out, bias, gelu, add, None, scales)
+    else:
+        scaled_linear_into_twin(x, weight, out, bias, gelu, add)
+
+
+scaled_linear_into_twin = scaled_twin
+
+
+@torch.no_grad()
+def is_one_launch(
+    x: E4m3,
+    weight: E4m3,
+    out: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    gelu: bool = False,
+    add: bool = False,
+) -> bool:
+    """Whether `scaled_linear_into` of the same is one launch; else the next kernel may do the rest cheaper."""
+    if not out.is_cuda:
+        return True
+    scales = Scales(x.scale, weight.scale)
+    return _PRODUCTS.is_one_launch(x.values, weight.values, out, bias, gelu, add, scales)

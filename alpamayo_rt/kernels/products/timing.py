@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from alpamayo_rt.kernels.products.library import Key, LibraryError
+from alpamayo_rt.kernels.products.library import SCALED_TYPES, Key, LibraryError, Scales
 
 SCRATCH_BYTES = 256 << 20
 WARM_UPS, ROUNDS, MOST_CALLS = 2, 3, 10
@@ -32,6 +32,7 @@ class Run(Protocol):
         out: torch.Tensor,
         bias: torch.Tensor | None,
         base: torch.Tensor | None = None,
+        scales: Scales | None = None,
     ) -> None:
         """Out is overwritten, or something is added to base, or to out without one."""
 
@@ -43,6 +44,7 @@ class Operands(NamedTuple):
     weights: Sequence[torch.Tensor]
     out: torch.Tensor
     bias: torch.Tensor | None
+    scales: Scales | None = None
 
 
 Clock = Callable[[Callable[[int], None], int], float]
@@ -77,7 +79,12 @@ def apart(device: torch.device) -> Iterator[None]:
 
 
 def scratch_operands(
-    key: Key, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None
+    key: Key,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    bias: torch.Tensor | None,
+    scales: Scales | None = None,
 ) -> Operands | None:
     """Operands to time on, random ones as far as `SCRATCH_BYTES` last, else the caller's own.
 
@@ -94,26 +101,37 @@ def scratch_operands(
         if size > left:
             return None
         try:
-            whole = torch.empty(like.shape[0], like.stride(0), dtype=like.dtype, device=like.device)
+            whole = _normal(like, scale, generator)
         except torch.OutOfMemoryError:
             return None
         left -= size
-        return whole.normal_(std=scale, generator=generator)[:, : like.shape[1]]
+        return whole[:, : like.shape[1]]
 
     target = room(out, 1.0) if key.add else out
     if target is None:
         return None
     inputs = room(x, 1.0)
     weights = [w for _ in range(3) if (w := room(weight, key.k**-0.5)) is not None]
-    return Operands(x if inputs is None else inputs, weights or [weight], target, bias)
+    return Operands(x if inputs is None else inputs, weights or [weight], target, bias, scales)
+
+
+def _normal(like: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
+    """Normal numbers, as many as lie between the first of `like` and the end of its last row's distance."""
+    narrow = like.dtype in SCALED_TYPES
+    kind = torch.bfloat16 if narrow else like.dtype
+    whole = torch.empty(like.shape[0], like.stride(0), dtype=kind, device=like.device)
+    if not narrow:
+        return whole.normal_(std=scale, generator=generator)
+    # As rows are whose largest number is 448.
+    return whole.normal_(std=112, generator=generator).clamp_(-448, 448).to(like.dtype)
 
 
 def fastest(runs: Sequence[Run], operands: Operands, clock: Clock) -> int | None:
     """The number of the fastest candidate; those that fail are left out; None if all do."""
-    x, weights, out, bias = operands
+    x, weights, out, bias, scales = operands
 
     def call_of(run: Run) -> Callable[[int], None]:
-        return lambda i: run(x, weights[i % len(weights)], out, bias)
+        return lambda i: run(x, weights[i % len(weights)], out, bias, None, scales)
 
     calls: dict[int, Callable[[int], None]] = {}
     for number, run in enumerate(runs):

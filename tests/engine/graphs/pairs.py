@@ -63,9 +63,11 @@ def on_graphs(model: Model, most_slots: int = MOST_SLOTS) -> Model:
     return Model(model.checkpoint, engine, model.tokenizer, model.unicycle)
 
 
-def pair_of(folder: str, precision: str = "fp32", device: str = "cpu") -> Pair:
+def pair_of(
+    folder: str, precision: str = "fp32", device: str = "cpu", parts: tuple[str, ...] | None = None
+) -> Pair:
     """A checkpoint loaded twice, so that neither engine touches the other's weights."""
-    first, second = (load(folder, "eager", precision, device) for _ in range(2))
+    first, second = (load(folder, "eager", precision, device, parts=parts) for _ in range(2))
     return Pair(first, on_graphs(second))
 
 

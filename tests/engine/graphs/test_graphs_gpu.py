@@ -15,6 +15,7 @@ from situations import driving_sample
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from alpamayo_rt import load
 from alpamayo_rt.action.flow_matching import draw_noise
 from alpamayo_rt.demo.live import live_clip
 from alpamayo_rt.engine.base import FINISHED, Rollout
@@ -84,6 +85,17 @@ def test_stages(on_gpu: Pair) -> None:
         distances = [distance(ours, wanted) for wanted, ours in zip(*found, strict=True)]
         print(on_gpu.graphs.precision, distances)
         assert max(distances) < bound
+
+
+@pytest.mark.parametrize("parts", [("vision",), ("language", "vision")])
+def test_a_narrowed_tower(parts: tuple[str, ...]) -> None:
+    pair, exact = pair_of(CHECKPOINT, "fp8", "cuda", parts), load(CHECKPOINT, "eager", "fp32", "cuda")
+    images = prepare_images(driving_sample((0, 1), 2), pair.eager_model.config, torch.device("cuda"))
+    found = []
+    for engine in (exact.engine, *pair.both):
+        features = engine.encode_images(images)
+        found.append(torch.stack([features.embeds, *features.deepstack]).float())
+    assert 1e-2 < distance(found[2], found[0]) < 1.25 * distance(found[1], found[0])
 
 
 @pytest.mark.parametrize("multi_seq", [False, True])

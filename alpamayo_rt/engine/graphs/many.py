@@ -15,8 +15,8 @@ from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.kernels.layers import decoder as ops
 from alpamayo_rt.kernels.layers.gated import gated_linear
 from alpamayo_rt.kernels.layers.rounding import quantize
-from alpamayo_rt.kernels.products.operations import linear_into, scaled_linear_into
-from alpamayo_rt.quantization.formats import E4m3, Int4, from_int4
+from alpamayo_rt.kernels.products.operations import is_one_launch, linear_into, scaled_linear_into
+from alpamayo_rt.quantization.formats import Int4, from_int4
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 """(layer, q (N, heads, d)) → (N, heads · d), over keys and values that are already in their slots."""
@@ -47,9 +47,8 @@ def product(x: Input, weight: Fused, dtype: torch.dtype) -> torch.Tensor:
     """(N, K) times (out, K) → (N, out) in `dtype`."""
     values, scale, zero = weight.weight
     if weight.fp8:
-        assert scale is not None
         out = x.values.new_empty(len(x.values), len(values), dtype=dtype)
-        scaled_linear_into(x.e4m3, E4m3(values, scale), out)
+        scaled_linear_into(x.e4m3, weight.e4m3, out)
         return out
     if zero is not None:
         assert scale is not None
@@ -65,6 +64,9 @@ def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None
     Returns:
         (N, out) in the type of x where it could not be added in place: for the next norm to add.
     """
+    if weight.fp8 and is_one_launch(h.e4m3, weight.e4m3, x, add=True):
+        scaled_linear_into(h.e4m3, weight.e4m3, x, add=True)
+        return None
     if not weight.plain:
         return product(h, weight, x.dtype)
     linear_into(h.values, weight.weight.values, x, add=True)

@@ -14,6 +14,7 @@ from torch import nn
 
 from alpamayo_rt.kernels.skinny.weights import SkinnyWeight
 from alpamayo_rt.model.decoder import Decoder, DecoderLayer
+from alpamayo_rt.quantization.formats import E4m3
 from alpamayo_rt.quantization.linear import Fp8Linear, Int4Linear
 
 Linear = nn.Linear | Fp8Linear | Int4Linear
@@ -36,6 +37,12 @@ class Fused(NamedTuple):
     def fp8(self) -> bool:
         """Whether a product of many tokens wants its input in e4m3."""
         return self.weight.values.dtype == torch.float8_e4m3fn
+
+    @property
+    def e4m3(self) -> E4m3:
+        """Of a layer of FP8."""
+        assert self.weight.scale is not None
+        return E4m3(self.weight.values, self.weight.scale)
 
     @property
     def plain(self) -> bool:

@@ -19,10 +19,11 @@ from alpamayo_rt import load
 from alpamayo_rt.action.flow_matching import draw_noise
 from alpamayo_rt.demo.live import live_clip
 from alpamayo_rt.engine.base import FINISHED, Rollout
-from alpamayo_rt.engine.graphs import vision
+from alpamayo_rt.engine.graphs.beside import Beside
+from alpamayo_rt.engine.graphs.vision import division
 from alpamayo_rt.engine.hand_off import hand_off
 from alpamayo_rt.engine.sampling import StopRule, draw_uniforms
-from alpamayo_rt.prompt.prompt import Images, prepare_images
+from alpamayo_rt.prompt.prompt import prepare_images
 
 pytestmark = pytest.mark.gpu
 
@@ -47,24 +48,22 @@ def bf16() -> Pair:
     return pair_of(CHECKPOINT, "bf16", "cuda")
 
 
-def test_images_side_by_side_are_those_of_each_part(on_gpu: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts run at the same time; each is, to the bit, what it is alone."""
-    engine, parts = on_gpu.graphs, vision.division(16)
-    assert len(parts) == 2
+def test_images_side_by_side_are_those_one_after_the_other(
+    on_gpu: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that run at the same time are, to the bit, what they are in turn."""
+    engine = on_gpu.graphs
+    assert len(division(16)) == 2
     images = prepare_images(driving_sample((0, 1), 8), on_gpu.graph_model.config, engine.device)
-    patches = images.pixel_values.unflatten(0, (16, -1))
     together = [engine.encode_images(images) for _ in range(5)]
-    monkeypatch.setattr(vision, "division", lambda count: [(0, count)])
     engine._vision.clear()
-    alone = [
-        engine.encode_images(Images(patches[first:end].flatten(0, 1), images.grid[first:end]))
-        for first, end in parts
-    ]
+    monkeypatch.setattr(Beside, "run", lambda self, works: [work() for work in works])
+    in_turn = engine.encode_images(images)
     engine._vision.clear()
     for made in together:
-        assert torch.equal(made.embeds, torch.cat([part.embeds for part in alone]))
-        for tap, feature in enumerate(made.deepstack):
-            assert torch.equal(feature, torch.cat([part.deepstack[tap] for part in alone]))
+        assert torch.equal(made.embeds, in_turn.embeds)
+        for feature, wanted in zip(made.deepstack, in_turn.deepstack, strict=True):
+            assert torch.equal(feature, wanted)
 
 
 def test_stages(on_gpu: Pair) -> None:

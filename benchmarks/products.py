@@ -24,6 +24,7 @@ from skinny_linear import microseconds  # which makes this run from source
 
 from alpamayo_rt.kernels.products.choice import Products
 from alpamayo_rt.kernels.products.operations import linear_into_twin
+from alpamayo_rt.kernels.products.product import Product
 
 CALLS, REPLAYS, ROUNDS = 12, 8, 3
 POOL_BYTES = 256 << 20
@@ -93,14 +94,14 @@ def measure(case: Case, products: dict[str, Products]) -> dict[str, Any]:
     taken: dict[str, list[float]] = {mode: [] for mode in MODES}
     for mode in MODES:
         out.copy_(start)
-        products[mode](xs[0], weights[0], out, bias, case.gelu, case.add)
+        products[mode](Product(xs[0], weights[0], out, bias, case.gelu, case.add))
         errors[mode] = float((out[:rows].float() - expected).norm() / expected.norm())
     for _ in range(ROUNDS):
         for mode in MODES:
 
             def run(mode: str = mode) -> None:
                 for i in range(CALLS):
-                    products[mode](xs[i % 2], weights[i % copies], out, bias, case.gelu, case.add)
+                    products[mode](Product(xs[i % 2], weights[i % copies], out, bias, case.gelu, case.add))
 
             out.zero_()
             taken[mode].append(microseconds(run, REPLAYS) / CALLS)

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 import torch
@@ -16,13 +15,14 @@ from product_cases import TOLERANCE, WAYS, exact, exact_scaled, near, operands, 
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.kernels.products import choice, timing
 from alpamayo_rt.kernels.products.choice import Products, by_torch, key_of
-from alpamayo_rt.kernels.products.library import Key, LibraryError, Scales
+from alpamayo_rt.kernels.products.library import Key, LibraryError
 from alpamayo_rt.kernels.products.operations import (
     is_one_launch,
     linear_into,
     linear_into_twin,
     scaled_linear_into,
 )
+from alpamayo_rt.kernels.products.product import Product, Scales
 from alpamayo_rt.quantization.formats import E4m3
 
 
@@ -32,7 +32,7 @@ from alpamayo_rt.quantization.formats import E4m3
 def test_twin_and_torch_against_float64(
     dtype: torch.dtype, bias: bool, gelu: bool, add: bool, spare: int
 ) -> None:
-    for run in (linear_into, linear_into_twin, lambda x, w, out, b, g, a: by_torch(g, a, x, w, out, b)):
+    for run in (linear_into, linear_into_twin, lambda *given: by_torch(Product(*given))):
         x, weight, out, shift = operands(5, 7, 13, dtype, spare=spare)
         given = shift if bias else None
         expected = exact(x, weight, out, given, gelu, add)
@@ -43,7 +43,7 @@ def test_twin_and_torch_against_float64(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_base_is_added_and_left_alone(dtype: torch.dtype, bias: bool) -> None:
-    for run in (linear_into, linear_into_twin, lambda x, w, out, b, g, a, c: by_torch(g, a, x, w, out, b, c)):
+    for run in (linear_into, linear_into_twin, lambda *given: by_torch(Product(*given))):
         x, weight, out, shift = operands(5, 7, 13, dtype)
         base, given = operands(5, 7, 14, dtype)[2], shift if bias else None
         before, expected = base.clone(), exact(x, weight, base, given, False, True)
@@ -89,20 +89,12 @@ class FakePlan:
     refused: set[int] = field(default_factory=set)
     calls: list[int] = field(default_factory=list)
 
-    def run(
-        self,
-        number: int,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        base: torch.Tensor | None = None,
-        scales: Scales | None = None,
-    ) -> None:
+    def run(self, number: int, product: Product) -> None:
+        assert key_of(product) is not None
         if number in self.refused:
             raise LibraryError("refused")
         self.calls.append(number)
-        by_torch(self.key.gelu, self.key.add, x, weight, out, bias, base, scales)
+        by_torch(product)
 
 
 @dataclass
@@ -121,7 +113,7 @@ class Bench:
             mode, lambda device: self.plan, self.clock, lambda device: nullcontext(), lambda: self.captures
         )
 
-    def plan(self, key: Key, bias: torch.Tensor | None, scales: Scales | None) -> FakePlan:
+    def plan(self, key: Key, product: Product) -> FakePlan:
         self.plans.append(FakePlan([object()] * (len(self.milliseconds) - 1), key, self.refused))
         return self.plans[-1]
 
@@ -142,7 +134,7 @@ def run_checked(
     x, weight, out, shift = operands(m, 16, 8, torch.bfloat16)
     given = shift if bias else None
     expected = exact(x, weight, out, given, gelu, add)
-    products(x, weight, out, given, gelu, add)
+    products(Product(x, weight, out, given, gelu, add))
     near(out, expected)
 
 
@@ -236,17 +228,16 @@ def test_without_the_library_torch_computes_and_one_line_says_so(
 
 def test_what_the_library_is_not_for_goes_to_torch() -> None:
     x, weight, out, bias = operands(6, 16, 8, torch.bfloat16)
-    key = partial(key_of, gelu=False, add=False)
-    assert key(x, weight, out, bias) is not None
-    assert key(x.float(), weight.float(), out.float(), None) is None
-    assert key(x, weight, out, bias.float()) is None
-    assert key(x.t().contiguous().t(), weight, out, bias) is None
-    assert key(x[:1].expand(6, -1), weight, out, bias) is None
-    assert key(x[:0], weight, out[:0], bias) is None
+    assert key_of(Product(x, weight, out, bias)) is not None
+    assert key_of(Product(x.float(), weight.float(), out.float(), None)) is None
+    assert key_of(Product(x, weight, out, bias.float())) is None
+    assert key_of(Product(x.t().contiguous().t(), weight, out, bias)) is None
+    assert key_of(Product(x[:1].expand(6, -1), weight, out, bias)) is None
+    assert key_of(Product(x[:0], weight, out[:0], bias)) is None
     bench = Bench([1.0, 2.0])
     products = bench.products()
     turned = x.t().contiguous().t()
-    products(turned, weight, out, bias)
+    products(Product(turned, weight, out, bias))
     near(out, exact(x, weight, out, bias, False, False))
     assert products.chosen == {}
 
@@ -255,7 +246,7 @@ def test_keys_say_strides_and_alignments() -> None:
     x, weight, out, bias = operands(6, 16, 8, torch.bfloat16, spare=8)
     whole, *_ = operands(6, 16, 40, torch.bfloat16)
     x = whole[:, 24:32]  # 48 bytes behind a multiple of 256
-    key = key_of(x, weight, out, bias, True, False)
+    key = key_of(Product(x, weight, out, bias, gelu=True))
     assert key is not None
     assert (key.m, key.n, key.k, key.strides) == (6, 16, 8, (40, 16, 24))
     assert key.alignments[0] == 16
@@ -264,32 +255,31 @@ def test_keys_say_strides_and_alignments() -> None:
     # What is added is read as out is written.
     base = torch.empty(6 * 24 + 128, dtype=torch.bfloat16)[8:]
     base = base[-base.data_ptr() % 256 // 2 + 8 :][: 6 * 24].view(6, 24)[:, :16]
-    key = key_of(x, weight, out, None, False, True, base)
+    key = key_of(Product(x, weight, out, add=True, base=base))
     assert key is not None
     assert key.alignments[2] == 16
 
 
 def test_scratch_stays_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, out, bias = operands(6, 16, 8, torch.bfloat16, spare=2)
-    key = key_of(x, weight, out, bias, False, True)
-    assert key is not None
+    product = Product(x, weight, out, bias, add=True, base=out.clone())
     sizes = [t.shape[0] * t.stride(0) * 2 for t in (out, x, weight)]
 
-    def scratch(room: int) -> timing.Operands | None:
+    def scratch(room: int) -> list[Product]:
         monkeypatch.setattr(timing, "SCRATCH_BYTES", room)
-        return timing.scratch_operands(key, x, weight, out, bias)
+        return timing.scratch_products(product)
 
     full = scratch(sum(sizes) + 2 * sizes[2])
-    assert full is not None
-    own = [full.out, full.x, *full.weights]
+    assert all((made.bias is bias, made.add, made.base) == (True, True, None) for made in full)
+    assert len({(made.out.data_ptr(), made.x.data_ptr()) for made in full}) == 1
+    own = [full[0].out, full[0].x, *(made.weight for made in full)]
     assert len({t.data_ptr() for t in [*own, x, weight, out]}) == 8
     for made, like in zip(own, [out, x, weight, weight, weight], strict=True):
         assert (made.shape, made.stride()) == (like.shape, like.stride())
-    some = scratch(sizes[0] + sizes[1])
-    assert some is not None
+    (some,) = scratch(sizes[0] + sizes[1])
     assert some.x is not x
-    assert [w is weight for w in some.weights] == [True]
-    assert scratch(sizes[0] - 1) is None
+    assert some.weight is weight
+    assert scratch(sizes[0] - 1) == []
     monkeypatch.setattr(timing, "SCRATCH_BYTES", 0)
     bench = Bench([2.0, 1.0, 3.0])
     products = bench.products()
@@ -310,15 +300,15 @@ def test_e4m3_is_chosen_as_the_others(
     given, scales = shift if bias else None, Scales(x.scale, weight.scale)
     expected = exact_scaled(x, weight, out, given, gelu, add)
     with caplog.at_level(logging.INFO):
-        products(x.values, weight.values, out, given, gelu, add, scales=scales)
+        products(Product(x.values, weight.values, out, given, gelu, add, scales=scales))
         near(out, expected)
         expected = exact_scaled(x, weight, out, given, gelu, add)
-        products(x.values, weight.values, out, given, gelu, add, scales=scales)
+        products(Product(x.values, weight.values, out, given, gelu, add, scales=scales))
     near(out, expected)
     ((key, found),) = products.chosen.items()
     assert (found, key.inputs, key.dtype) == (chosen, torch.float8_e4m3fn, torch.bfloat16)
     before = out.clone()
-    alone = products.is_one_launch(x.values, weight.values, out, given, gelu, add, scales)
+    alone = products.is_one_launch(Product(x.values, weight.values, out, given, gelu, add, scales=scales))
     assert (alone, len(bench.plans)) == (chosen != "torch", 1)
     assert torch.equal(out, before)
     # What a library lacks for one combination is said once, and names it.
@@ -332,36 +322,35 @@ def test_e4m3_in_a_capture_that_nobody_has_prepared() -> None:
     products = bench.products()
     x, weight, out, _ = scaled_operands(6, 32, 16, torch.bfloat16)
     scales = Scales(x.scale, weight.scale)
-    assert not products.is_one_launch(x.values, weight.values, out, None, False, True, scales)
+    assert not products.is_one_launch(Product(x.values, weight.values, out, add=True, scales=scales))
     assert bench.plans == []
 
 
 def test_what_the_library_is_not_for_in_e4m3() -> None:
     x, weight, out, bias = scaled_operands(6, 32, 16, torch.bfloat16)
     scales = Scales(x.scale, weight.scale)
-    key = partial(key_of, gelu=False, add=False)
-    assert key(x.values, weight.values, out, bias, scales=scales) is not None
-    assert key(x.values, weight.values, out.float(), None, scales=scales) is None
-    assert key(x.values, weight.values, out.half(), None, scales=scales) is None
-    assert key(x.values, weight.values, out, bias.float(), scales=scales) is None
-    assert key(x.values[:, :8], weight.values[:, :8], out, bias, scales=scales) is None
-    assert key(x.values, weight.values[:24], out[:, :24], bias[:24], scales=scales) is None
-    assert key(x.values, weight.values, out, bias, scales=Scales(x.scale[:1], weight.scale)) is None
-    assert (
-        key(x.values, weight.values, out, bias, scales=Scales(x.scale[:1].expand(6, 1), weight.scale)) is None
-    )
-    assert key(x.values, weight.values, out, bias, scales=Scales(x.scale, weight.scale.double())) is None
+    good = Product(x.values, weight.values, out, bias, scales=scales)
+    assert key_of(good) is not None
+    for bad in (
+        good._replace(out=out.float(), bias=None),
+        good._replace(out=out.half(), bias=None),
+        good._replace(bias=bias.float()),
+        good._replace(x=x.values[:, :8], weight=weight.values[:, :8]),
+        good._replace(weight=weight.values[:24], out=out[:, :24], bias=bias[:24]),
+        good._replace(scales=scales._replace(x=x.scale[:1])),
+        good._replace(scales=scales._replace(x=x.scale[:1].expand(6, 1))),
+        good._replace(scales=scales._replace(weight=weight.scale.double())),
+    ):
+        assert key_of(bad) is None
 
 
 def test_e4m3_is_timed_on_numbers_of_its_range() -> None:
     x, weight, out, _ = scaled_operands(6, 32, 16, torch.bfloat16)
     scales = Scales(x.scale, weight.scale)
-    key = key_of(x.values, weight.values, out, None, False, False, scales=scales)
-    assert key is not None
-    made = timing.scratch_operands(key, x.values, weight.values, out, None, scales)
-    assert made is not None
-    assert (made.scales, made.out is out, len(made.weights)) == (scales, True, 3)
-    for tensor in (made.x, *made.weights):
+    made = timing.scratch_products(Product(x.values, weight.values, out, scales=scales))
+    assert len(made) == 3
+    assert all((one.scales, one.out is out) == (scales, True) for one in made)
+    for tensor in (made[0].x, *(one.weight for one in made)):
         assert tensor.dtype == torch.float8_e4m3fn
         assert bool(torch.isfinite(tensor.float()).all())
         assert 50 < float(tensor.float().std()) < 200

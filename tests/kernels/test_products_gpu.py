@@ -9,8 +9,9 @@ from product_cases import WAYS, exact, exact_scaled, near, operands, scaled_oper
 
 from alpamayo_rt.kernels.products import choice
 from alpamayo_rt.kernels.products.choice import Products, by_torch, key_of
-from alpamayo_rt.kernels.products.library import Library, Scales, find_library
+from alpamayo_rt.kernels.products.library import Library, find_library
 from alpamayo_rt.kernels.products.operations import linear_into
+from alpamayo_rt.kernels.products.product import Product, Scales
 
 pytestmark = pytest.mark.gpu
 TYPES = [torch.bfloat16, torch.float16]
@@ -35,14 +36,15 @@ def test_all_candidates(
 ) -> None:
     x, weight, out, shift = operands(m, n, k, dtype, "cuda", spare)
     given = shift if bias else None
-    key = key_of(x, weight, out, given, gelu, add)
+    product = Product(x, weight, out, given, gelu, add)
+    key = key_of(product)
     assert key is not None
-    plan = library.plan(key, given)
+    plan = library.plan(key, product)
     assert plan.candidates
     expected, before = exact(x, weight, out, given, gelu, add), out.clone()
     for number in range(len(plan.candidates)):
         out.copy_(before)
-        plan.run(number, x, weight, out, given)
+        plan.run(number, product)
         near(out, expected)
 
 
@@ -59,7 +61,7 @@ def test_chosen_products(
     results = []
     for _ in range(3):
         out.copy_(before)
-        products(x, weight, out, given, gelu, add)
+        products(Product(x, weight, out, given, gelu, add))
         near(out, expected)
         results.append(out.clone())
     assert torch.equal(results[0], results[1])
@@ -79,7 +81,7 @@ def test_products_of_e4m3(m: int, n: int, k: int, bias: bool, gelu: bool, add: b
     expected, before = exact_scaled(x, weight, out, given, gelu, add), out.clone()
     for _ in range(2):
         out.copy_(before)
-        products(x.values, weight.values, out, given, gelu, add, scales=scales)
+        products(Product(x.values, weight.values, out, given, gelu, add, scales=scales))
         # Sums of fast products of e4m3 keep fewer than float32's bits.
         assert (out.double() - expected).norm() < 1e-2 * expected.norm()
 
@@ -97,12 +99,12 @@ def test_in_a_graph(bias: bool, gelu: bool, add: bool, known: bool) -> None:
     with torch.cuda.stream(stream):
         for _ in range(2):
             if known:
-                products(x, weight, out, given, gelu, add)
+                products(Product(x, weight, out, given, gelu, add))
             else:  # torch's library has its handle before a capture
-                by_torch(gelu, add, x, weight, out, given)
+                by_torch(Product(x, weight, out, given, gelu, add))
     torch.cuda.synchronize()
     with torch.cuda.graph(graph, stream=stream):
-        products(x, weight, out, given, gelu, add)
+        products(Product(x, weight, out, given, gelu, add))
     assert len(products.chosen) == known
     x.copy_(torch.randn_like(x))
     start = torch.randn_like(out)
@@ -113,7 +115,7 @@ def test_in_a_graph(bias: bool, gelu: bool, add: bool, known: bool) -> None:
     near(replayed, expected)
     if known:
         out.copy_(start)
-        products(x, weight, out, given, gelu, add)
+        products(Product(x, weight, out, given, gelu, add))
         assert torch.equal(replayed, out)
 
 
@@ -123,7 +125,7 @@ def test_timing_leaves_what_is_added_to_and_the_random_numbers() -> None:
     torch.cuda.manual_seed(3)
     first = torch.rand(4, device="cuda")
     torch.cuda.manual_seed(3)
-    Products("fastest")(x, weight, out, None, False, True)
+    Products("fastest")(Product(x, weight, out, add=True))
     near(out, expected)
     assert torch.equal(first, torch.rand(4, device="cuda"))
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from alpamayo_rt.kernels.products import library
 from alpamayo_rt.kernels.products.choice import key_of
 from alpamayo_rt.kernels.products.lanes import lane
-from alpamayo_rt.kernels.products.library import HeuristicResult, Library, LibraryError, Scales, find_library
+from alpamayo_rt.kernels.products.library import HeuristicResult, Library, LibraryError, find_library
+from alpamayo_rt.kernels.products.product import Product, Scales
 
 STREAM = 4711
 
@@ -153,18 +154,19 @@ def test_products_are_those_of_row_major_matrices(bias: bool, gelu: bool, add: b
     functions = FakeLibrary()
     x, weight, out, shift = operands(5, 7, 13, torch.float16, spare=spare)
     given = shift if bias else None
-    key = key_of(x, weight, out, given, gelu, add)
+    product = Product(x, weight, out, given, gelu, add)
+    key = key_of(product)
     assert key is not None
-    plan = Library(functions, torch.device("cpu")).plan(key, given)  # type: ignore[arg-type]
+    plan = Library(functions, torch.device("cpu")).plan(key, product)  # type: ignore[arg-type]
     assert len(plan.candidates) == 2
     expected = exact(x, weight, out, given, gelu, add)
-    plan.run(1, x, weight, out, given)
+    plan.run(1, product)
     near(out, expected)
     assert functions.runs == [71]
     if bias:  # another layer's
         other = shift * 2
         expected = exact(x, weight, out, other, gelu, add)
-        plan.run(0, x, weight, out, other)
+        plan.run(0, product._replace(bias=other))
         near(out, expected)
 
 
@@ -172,18 +174,19 @@ def test_a_base_and_lanes() -> None:
     functions = FakeLibrary()
     x, weight, out, _ = operands(5, 7, 13, torch.float16)
     base = operands(5, 7, 14, torch.float16)[2]
-    key = key_of(x, weight, out, None, False, True, base)
+    product = Product(x, weight, out, add=True, base=base)
+    key = key_of(product)
     assert key is not None
-    plan = Library(functions, torch.device("cpu")).plan(key, None)  # type: ignore[arg-type]
+    plan = Library(functions, torch.device("cpu")).plan(key, product)  # type: ignore[arg-type]
     expected = exact(x, weight, base, None, False, True)
-    plan.run(0, x, weight, out, None, base)
+    plan.run(0, product)
     near(out, expected)
     with lane(1):
-        plan.run(0, x, weight, out, None, base)
+        plan.run(0, product)
         with lane(2):
-            plan.run(0, x, weight, out, None, base)
-        plan.run(0, x, weight, out, None, base)
-    plan.run(0, x, weight, out, None, base)
+            plan.run(0, product)
+        plan.run(0, product)
+    plan.run(0, product)
     near(out, expected)
     first, *others = functions.workspaces
     assert others == [others[0], others[1], others[0], first]
@@ -195,15 +198,16 @@ def test_products_of_e4m3_have_the_scales_of_each_call(bias: bool, gelu: bool, a
     functions = FakeLibrary()
     x, weight, out, shift = scaled_operands(6, 32, 16, torch.bfloat16)
     given, scales = shift if bias else None, Scales(x.scale, weight.scale)
-    key = key_of(x.values, weight.values, out, given, gelu, add, scales=scales)
+    product = Product(x.values, weight.values, out, given, gelu, add, scales=scales)
+    key = key_of(product)
     assert key is not None
-    plan = Library(functions, torch.device("cpu")).plan(key, given, scales)  # type: ignore[arg-type]
+    plan = Library(functions, torch.device("cpu")).plan(key, product)  # type: ignore[arg-type]
     expected = exact_scaled(x, weight, out, given, gelu, add)
-    plan.run(1, x.values, weight.values, out, given, scales=scales)
+    plan.run(1, product)
     near(out, expected)
     others = [matrix._replace(scale=matrix.scale.flip(0).contiguous()) for matrix in (x, weight)]
     expected = exact_scaled(*others, out, given, gelu, add)
-    plan.run(0, x.values, weight.values, out, given, scales=Scales(*(matrix.scale for matrix in others)))
+    plan.run(0, product._replace(scales=Scales(*(matrix.scale for matrix in others))))
     near(out, expected)
 
 
@@ -211,9 +215,10 @@ def test_preferences() -> None:
     functions = FakeLibrary(states=(0, 15, 0))
     x, weight, out, bias = operands(5, 7, 24, torch.float16)
     x, weight = x[:, 8:], weight[:, 4:20]  # 16 and 8 bytes behind
-    key = key_of(x, weight, out, bias, False, False)
+    product = Product(x, weight, out, bias)
+    key = key_of(product)
     assert key is not None
-    plan = Library(functions, torch.device("cpu")).plan(key._replace(alignments=(16, 8, 256, 32)), bias)  # type: ignore[arg-type]
+    plan = Library(functions, torch.device("cpu")).plan(key._replace(alignments=(16, 8, 256, 32)), product)  # type: ignore[arg-type]
     assert functions.preference == {1: library.WORKSPACE_BYTES, 3: 2, 5: 8, 6: 16, 7: 32, 8: 32}
     assert [c.algo[0] for c in plan.candidates] == [70, 72]
     assert all("gone" in made for made in functions.made.values() if 1 in made and 5 in made)
@@ -221,17 +226,18 @@ def test_preferences() -> None:
 
 def test_statuses() -> None:
     x, weight, out, bias = operands(5, 7, 8, torch.float16)
-    key = key_of(x, weight, out, bias, False, False)
+    product = Product(x, weight, out, bias)
+    key = key_of(product)
     assert key is not None
     cpu = torch.device("cpu")
-    assert Library(FakeLibrary((), 15), cpu).plan(key, bias).candidates == []  # type: ignore[arg-type]
+    assert Library(FakeLibrary((), 15), cpu).plan(key, product).candidates == []  # type: ignore[arg-type]
     with pytest.raises(LibraryError, match="cublasLtMatmulAlgoGetHeuristic: status 7, expected 0"):
-        Library(FakeLibrary((), 7), cpu).plan(key, bias)  # type: ignore[arg-type]
+        Library(FakeLibrary((), 7), cpu).plan(key, product)  # type: ignore[arg-type]
     functions = FakeLibrary()
     functions.cublasLtMatmul.work = lambda *given: 13  # type: ignore[attr-defined]
-    plan = Library(functions, cpu).plan(key, bias)  # type: ignore[arg-type]
+    plan = Library(functions, cpu).plan(key, product)  # type: ignore[arg-type]
     with pytest.raises(LibraryError, match="cublasLtMatmul: status 13, expected 0"):
-        plan.run(0, x, weight, out, bias)
+        plan.run(0, product)
 
 
 def test_the_library_of_this_torch_s_cuda_is_sought(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

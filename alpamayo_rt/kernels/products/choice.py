@@ -14,17 +14,10 @@ import torch
 
 from alpamayo_rt.errors import EngineError
 from alpamayo_rt.kernels.products import timing
-from alpamayo_rt.kernels.products.library import (
-    ALIGNMENT,
-    TYPES,
-    Key,
-    Library,
-    LibraryError,
-    Scales,
-    find_library,
-)
+from alpamayo_rt.kernels.products.library import ALIGNMENT, TYPES, Key, Library, LibraryError, find_library
+from alpamayo_rt.kernels.products.product import Product, Scales
 from alpamayo_rt.kernels.products.scaled import fits, scaled_by_torch
-from alpamayo_rt.kernels.products.timing import Run, fastest, scratch_operands
+from alpamayo_rt.kernels.products.timing import Run, fastest, scratch_products
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,20 +34,11 @@ class Candidates(Protocol):
     def candidates(self) -> list[object]:
         """The algorithms, best first."""
 
-    def run(
-        self,
-        number: int,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        base: torch.Tensor | None = None,
-        scales: Scales | None = None,
-    ) -> None:
+    def run(self, number: int, product: Product) -> None:
         """Do the product by one of them."""
 
 
-Plans = Callable[[Key, torch.Tensor | None, Scales | None], Candidates]
+Plans = Callable[[Key, Product], Candidates]
 
 
 def mode_of_environment() -> str:
@@ -69,17 +53,9 @@ def mode_of_environment() -> str:
     return mode
 
 
-def key_of(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    bias: torch.Tensor | None,
-    gelu: bool,
-    add: bool,
-    base: torch.Tensor | None = None,
-    scales: Scales | None = None,
-) -> Key | None:
+def key_of(product: Product) -> Key | None:
     """The key of a product, or None where the library is not for it."""
+    x, weight, out, bias, gelu, add, base, scales = product
     matrices, vectors = (x, weight, out), () if bias is None else (bias,)
     (m, k), n = x.shape, weight.shape[0]
     alike = (*(matrices if scales is None else (out,)), *vectors)
@@ -116,20 +92,12 @@ def _alignment(tensor: torch.Tensor) -> int:
     return min(address & -address or ALIGNMENT, ALIGNMENT)
 
 
-def by_torch(
-    gelu: bool,
-    add: bool,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    bias: torch.Tensor | None,
-    base: torch.Tensor | None = None,
-    scales: Scales | None = None,
-) -> None:
+def by_torch(product: Product) -> None:
     """The product by torch's own operations, one where there is one for it."""
+    x, weight, out, bias, gelu, add, base, scales = product
     right = weight.t()
     if scales is not None:
-        scaled_by_torch(gelu, add, x, weight, out, bias, scales)
+        scaled_by_torch(product)
     elif add:
         torch.addmm(out if base is None else base, x, right, out=out)
         if bias is not None:
@@ -172,109 +140,58 @@ class Products:
         self.chosen: dict[Key, str] = {}
         """What was chosen: `torch`, or `#` with the number of the library's proposal."""
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        gelu: bool = False,
-        add: bool = False,
-        base: torch.Tensor | None = None,
-        scales: Scales | None = None,
-    ) -> None:
-        """See `operations.linear_into`, and with scales, which go without a base, `scaled_linear_into`."""
-        run = self._run_of(
-            key_of(x, weight, out, bias, gelu, add, base, scales), x, weight, out, bias, gelu, add, scales
-        )
-        run(x, weight, out, bias, base, scales)
+    def __call__(self, product: Product) -> None:
+        """Do it: see `operations.linear_into`, and for one with scales `scaled_linear_into`."""
+        self._run_of(product, key_of(product))(product)
 
-    def is_one_launch(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        gelu: bool,
-        add: bool,
-        scales: Scales,
-    ) -> bool:
+    def is_one_launch(self, product: Product) -> bool:
         """Whether a product of e4m3 is the library's, with all that follows it; computes nothing."""
-        key = key_of(x, weight, out, bias, gelu, add, None, scales)
-        self._run_of(key, x, weight, out, bias, gelu, add, scales)
+        key = key_of(product)
+        self._run_of(product, key)
         return key is not None and self.chosen.get(key, "torch") != "torch"
 
-    def _run_of(
-        self,
-        key: Key | None,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        gelu: bool,
-        add: bool,
-        scales: Scales | None,
-    ) -> Run:
-        torchs = partial(by_torch, gelu, add)
-        run: Run | None = torchs if key is None else self._runs.get(key)
+    def _run_of(self, product: Product, key: Key | None) -> Run:
+        run = by_torch if key is None else self._runs.get(key)
         if run is None:
             assert key is not None
             # A capture has its work run before, so that this is what nobody has prepared: as torch would.
-            run = torchs if self._capturing() else self._choose(key, torchs, x, weight, out, bias, scales)
+            run = by_torch if self._capturing() else self._choose(product, key)
         return run
 
-    def _choose(
-        self,
-        key: Key,
-        torchs: Run,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        scales: Scales | None,
-    ) -> Run:
+    def _choose(self, product: Product, key: Key) -> Run:
         with self._lock:
             if key not in self._runs:
                 self._mode = self._mode or mode_of_environment()
-                proposals: list[tuple[str, Run]] = []
+                chosen: tuple[str, Run] | None = None
                 if self._mode != "torch":
-                    with self._apart(out.device):
-                        proposals = self._proposals(key, torchs, x, weight, out, bias, scales)
-                self.chosen[key], self._runs[key] = proposals[0] if proposals else ("torch", torchs)
+                    with self._apart(product.out.device):
+                        chosen = self._proposal(product, key)
+                self.chosen[key], self._runs[key] = chosen or ("torch", by_torch)
                 _LOG.debug("products: %s for %s", self.chosen[key], key)
             return self._runs[key]
 
-    def _proposals(
-        self,
-        key: Key,
-        torchs: Run,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        scales: Scales | None,
-    ) -> list[tuple[str, Run]]:
+    def _proposal(self, product: Product, key: Key) -> tuple[str, Run] | None:
         """The one to take, or none."""
         try:
             plans = self._of_device(key.device)
-            plan = None if plans is None else plans(key, bias, scales)
+            plan = None if plans is None else plans(key, product)
         except LibraryError as error:
             _LOG.warning("products: torch's own for %s, as cuBLASLt fails: %s", _words(key), error)
-            return []
+            return None
         if plan is None:
-            return []
+            return None
         if not plan.candidates:
             _LOG.info("products: torch's own for %s, as cuBLASLt proposes nothing", _words(key))
-            return []
+            return None
         named: list[tuple[str, Run]] = [
             (f"#{number}", partial(plan.run, number)) for number in range(len(plan.candidates))
         ]
-        named.append(("torch", torchs))
-        operands = None if self._mode == "first" else scratch_operands(key, x, weight, out, bias, scales)
-        if operands is None:
-            return named[:1]
-        best = fastest([run for _, run in named], operands, self._clock)
-        return [] if best is None else [named[best]]
+        named.append(("torch", by_torch))
+        products = [] if self._mode == "first" else scratch_products(product)
+        if not products:
+            return named[0]
+        best = fastest([run for _, run in named], products, self._clock)
+        return None if best is None else named[best]
 
     def _of_device(self, device: int) -> Plans | None:
         if device not in self._devices:

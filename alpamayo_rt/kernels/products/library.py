@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from alpamayo_rt.kernels.products.lanes import current_lane
+from alpamayo_rt.kernels.products.product import Product
 
 # cublasStatus_t
 SUCCESS, NOT_SUPPORTED = 0, 15
@@ -54,13 +55,6 @@ ALIGNMENT = 256
 
 class LibraryError(RuntimeError):
     """A call of cuBLASLt has failed."""
-
-
-class Scales(NamedTuple):
-    """What a product of e4m3 is multiplied by: a float32 for each row of x (M, 1), and of the weight (N, 1)."""
-
-    x: torch.Tensor
-    weight: torch.Tensor
 
 
 class HeuristicResult(ctypes.Structure):
@@ -151,9 +145,9 @@ class Library:
         if status != SUCCESS:
             raise LibraryError(f"{name}: status {status}, expected {SUCCESS}")
 
-    def plan(self, key: Key, bias: torch.Tensor | None, scales: Scales | None = None) -> Plan:
+    def plan(self, key: Key, product: Product) -> Plan:
         """The product of this key, with the algorithms proposed for it, best first; maybe none."""
-        return Plan(self, key, bias, scales)
+        return Plan(self, key, product)
 
     def heuristics(self, key: Key, description: ctypes.c_void_p, *layouts: ctypes.c_void_p) -> list[Any]:
         """Algorithms for A, B and out, of which the last is C and D at once."""
@@ -202,18 +196,18 @@ class Plan:
     W · xᵀ, with A = Wᵀ as it sees W, transposed, and B = xᵀ, as it sees x.
     """
 
-    def __init__(self, library: Library, key: Key, bias: torch.Tensor | None, scales: Scales | None = None):
+    def __init__(self, library: Library, key: Key, product: Product):
         self._library = library
         self._description = ctypes.c_void_p()
         library.call("cublasLtMatmulDescCreate", ctypes.byref(self._description), COMPUTE_32F, R_32F)
         self._describe(DESC_TRANSA, ctypes.c_int32(OP_T))
         self._describe(DESC_TRANSB, ctypes.c_int32(OP_N))
         self._describe(DESC_EPILOGUE, ctypes.c_uint32(EPILOGUE[key.bias, key.gelu]))
-        if scales is not None:
+        if product.scales is not None:
             self._describe(DESC_FAST_ACCUM, ctypes.c_int8(1))
             for attribute in (DESC_A_SCALE_MODE, DESC_B_SCALE_MODE):
                 self._describe(attribute, ctypes.c_int32(SCALE_OUTER_VECTORS))
-        self._point(bias, scales)
+        self._point(product)
         x, weight, out = key.strides
         target = TYPES[key.dtype]
         kind = target if key.inputs is None else SCALED_TYPES[key.inputs]
@@ -232,40 +226,29 @@ class Plan:
             ctypes.sizeof(value),
         )
 
-    def _point(self, bias: torch.Tensor | None, scales: Scales | None) -> None:
+    def _point(self, product: Product) -> None:
         """Say where the vectors of a call are."""
-        if bias is not None:
-            self._describe(DESC_BIAS_POINTER, ctypes.c_void_p(bias.data_ptr()))
-        if scales is not None:
-            self._describe(DESC_A_SCALE_POINTER, ctypes.c_void_p(scales.weight.data_ptr()))
-            self._describe(DESC_B_SCALE_POINTER, ctypes.c_void_p(scales.x.data_ptr()))
+        if product.bias is not None:
+            self._describe(DESC_BIAS_POINTER, ctypes.c_void_p(product.bias.data_ptr()))
+        if product.scales is not None:
+            self._describe(DESC_A_SCALE_POINTER, ctypes.c_void_p(product.scales.weight.data_ptr()))
+            self._describe(DESC_B_SCALE_POINTER, ctypes.c_void_p(product.scales.x.data_ptr()))
 
     def _layout(self, kind: int, rows: int, columns: int, stride: int) -> ctypes.c_void_p:
         layout = ctypes.c_void_p()
         self._library.call("cublasLtMatrixLayoutCreate", ctypes.byref(layout), kind, rows, columns, stride)
         return layout
 
-    def run(
-        self,
-        number: int,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        base: torch.Tensor | None = None,
-        scales: Scales | None = None,
-    ) -> None:
-        """The product by one of the candidates, on the current stream of their GPU.
-
-        Where it adds, it adds to `base`, which lies as out does, or to what is in out.
-        """
-        target, algorithm = out.data_ptr(), ctypes.byref(self.candidates[number].algo)
-        added = target if base is None else base.data_ptr()
-        with self._library.lock, torch.cuda.device(out.device):
-            self._point(bias, scales)
+    def run(self, number: int, product: Product) -> None:
+        """A product of the same key by one of the candidates, on the current stream of their GPU."""
+        x, weight, out = (matrix.data_ptr() for matrix in (product.x, product.weight, product.out))
+        algorithm = ctypes.byref(self.candidates[number].algo)
+        added = out if product.base is None else product.base.data_ptr()
+        with self._library.lock, torch.cuda.device(product.out.device):
+            self._point(product)
             self._library.matmul(
-                self._description, ctypes.byref(self._alpha), weight.data_ptr(), self._a, x.data_ptr(), self._b,
-                ctypes.byref(self._beta), added, self._c, target, self._c, algorithm,
+                self._description, ctypes.byref(self._alpha), weight, self._a, x, self._b,
+                ctypes.byref(self._beta), added, self._c, out, self._c, algorithm,
             )  # fmt: skip
 
 

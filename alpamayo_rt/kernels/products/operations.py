@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from alpamayo_rt.kernels.products.choice import Products
-from alpamayo_rt.kernels.products.library import Scales
+from alpamayo_rt.kernels.products.product import Product, Scales
 from alpamayo_rt.kernels.products.scaled import scaled_twin
 from alpamayo_rt.quantization.formats import E4m3
 
@@ -45,7 +45,7 @@ def linear_into(
     if base is not None and not (add and _lies_as(base, out)):
         raise ValueError("base: expected shape, strides and type of out, and add")
     if out.is_cuda:
-        _PRODUCTS(x, weight, out, bias, gelu, add, base)
+        _PRODUCTS(Product(x, weight, out, bias, gelu, add, base))
     else:
         linear_into_twin(x, weight, out, bias, gelu, add, base)
 
@@ -105,7 +105,7 @@ def scaled_linear_into(
     _check(gelu, add)
     if out.is_cuda:
         scales = Scales(x.scale, weight.scale)
-        _PRODUCTS(x.values, weight.values, out, bias, gelu, add, None, scales)
+        _PRODUCTS(Product(x.values, weight.values, out, bias, gelu, add, scales=scales))
     else:
         scaled_linear_into_twin(x, weight, out, bias, gelu, add)
 
@@ -126,4 +126,4 @@ def is_one_launch(
     if not out.is_cuda:
         return True
     scales = Scales(x.scale, weight.scale)
-    return _PRODUCTS.is_one_launch(x.values, weight.values, out, bias, gelu, add, scales)
+    return _PRODUCTS.is_one_launch(Product(x.values, weight.values, out, bias, gelu, add, scales=scales))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from alpamayo_rt.kernels.products.library import Scales
+from alpamayo_rt.kernels.products.product import Product
 from alpamayo_rt.quantization.formats import E4m3
 from alpamayo_rt.quantization.linear import has_fp8, product_reference
 
@@ -23,16 +23,10 @@ def fits(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> bool:
     )
 
 
-def scaled_by_torch(
-    gelu: bool,
-    add: bool,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    bias: torch.Tensor | None,
-    scales: Scales,
-) -> None:
+def scaled_by_torch(product: Product) -> None:
     """See `operations.scaled_linear_into`; what follows the product are operations of their own."""
+    x, weight, out, bias, gelu, add, _, scales = product
+    assert scales is not None
     if not (has_fp8(out.device) and fits(x, weight, out)):
         scaled_twin(E4m3(x, scales.x), E4m3(weight, scales.weight), out, bias, gelu, add)
         return

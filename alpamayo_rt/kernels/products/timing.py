@@ -6,11 +6,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
 
 import torch
 
-from alpamayo_rt.kernels.products.library import SCALED_TYPES, Key, LibraryError, Scales
+from alpamayo_rt.kernels.products.library import SCALED_TYPES, LibraryError
+from alpamayo_rt.kernels.products.product import Product
 
 SCRATCH_BYTES = 256 << 20
 WARM_UPS, ROUNDS, MOST_CALLS = 2, 3, 10
@@ -22,31 +22,8 @@ _HEAD_START = 400_000
 """Cycles that the device spins while the host launches what is timed, 0.2 ms."""
 
 
-class Run(Protocol):
-    """A way to do a product."""
-
-    def __call__(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: torch.Tensor,
-        bias: torch.Tensor | None,
-        base: torch.Tensor | None = None,
-        scales: Scales | None = None,
-    ) -> None:
-        """Out is overwritten, or something is added to base, or to out without one."""
-
-
-class Operands(NamedTuple):
-    """What candidates are timed on; the calls take the weights in turn."""
-
-    x: torch.Tensor
-    weights: Sequence[torch.Tensor]
-    out: torch.Tensor
-    bias: torch.Tensor | None
-    scales: Scales | None = None
-
-
+Run = Callable[[Product], None]
+"""A way to do a product."""
 Clock = Callable[[Callable[[int], None], int], float]
 """(what to call with 0, 1, …; how many times) → milliseconds a call."""
 
@@ -78,22 +55,15 @@ def apart(device: torch.device) -> Iterator[None]:
             torch.cuda.synchronize(device)
 
 
-def scratch_operands(
-    key: Key,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    bias: torch.Tensor | None,
-    scales: Scales | None = None,
-) -> Operands | None:
-    """Operands to time on, random ones as far as `SCRATCH_BYTES` last, else the caller's own.
+def scratch_products(product: Product) -> list[Product]:
+    """What to time on in turn: random operands as far as `SCRATCH_BYTES` last, else the caller's own.
 
     The caller's may be zeros, which a GPU multiplies faster than numbers, and a weight read again and again
-    lies in the cache, where it will not be. Out is the caller's where it is overwritten anyway; None if it may
-    not be and there is no room for another.
+    lies in the cache, where it will not be. Out is the caller's where it is overwritten anyway; nothing if it
+    may not be and there is no room for another.
     """
     left = SCRATCH_BYTES
-    generator = torch.Generator(x.device).manual_seed(0)
+    generator = torch.Generator(product.x.device).manual_seed(0)
 
     def room(like: torch.Tensor, scale: float) -> torch.Tensor | None:
         nonlocal left
@@ -107,12 +77,13 @@ def scratch_operands(
         left -= size
         return whole[:, : like.shape[1]]
 
-    target = room(out, 1.0) if key.add else out
+    target = room(product.out, 1.0) if product.add else product.out
     if target is None:
-        return None
-    inputs = room(x, 1.0)
-    weights = [w for _ in range(3) if (w := room(weight, key.k**-0.5)) is not None]
-    return Operands(x if inputs is None else inputs, weights or [weight], target, bias, scales)
+        return []
+    x, scale = room(product.x, 1.0), product.weight.shape[1] ** -0.5
+    weights = [w for _ in range(3) if (w := room(product.weight, scale)) is not None]
+    alike = product._replace(x=product.x if x is None else x, out=target, base=None)
+    return [alike._replace(weight=weight) for weight in weights or [product.weight]]
 
 
 def _normal(like: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
@@ -126,12 +97,11 @@ def _normal(like: torch.Tensor, scale: float, generator: torch.Generator) -> tor
     return whole.normal_(std=112, generator=generator).clamp_(-448, 448).to(like.dtype)
 
 
-def fastest(runs: Sequence[Run], operands: Operands, clock: Clock) -> int | None:
-    """The number of the fastest candidate; those that fail are left out; None if all do."""
-    x, weights, out, bias, scales = operands
+def fastest(runs: Sequence[Run], products: Sequence[Product], clock: Clock) -> int | None:
+    """The number of the fastest over products in turn; candidates that fail are left out; None if all do."""
 
     def call_of(run: Run) -> Callable[[int], None]:
-        return lambda i: run(x, weights[i % len(weights)], out, bias, None, scales)
+        return lambda i: run(products[i % len(products)])
 
     calls: dict[int, Callable[[int], None]] = {}
     for number, run in enumerate(runs):

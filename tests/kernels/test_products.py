@@ -253,8 +253,9 @@ def test_keys_say_strides_and_alignments() -> None:
     assert key.alignments[1:] == (256, 256, 256)
     assert (key.bias, key.gelu, key.add) == (True, True, False)
     # What is added is read as out is written.
-    base = torch.empty(6 * 24 + 128, dtype=torch.bfloat16)[8:]
-    base = base[-base.data_ptr() % 256 // 2 + 8 :][: 6 * 24].view(6, 24)[:, :16]
+    room = torch.empty(6 * 24 + 256, dtype=torch.bfloat16)
+    start = -room.data_ptr() % 256 // 2 + 8  # 16 bytes behind a multiple of 256
+    base = room[start:][: 6 * 24].view(6, 24)[:, :16]
     key = key_of(Product(x, weight, out, add=True, base=base))
     assert key is not None
     assert key.alignments[2] == 16

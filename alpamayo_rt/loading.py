@@ -21,7 +21,7 @@ from alpamayo_rt.precisions import PRECISIONS
 from alpamayo_rt.prompt.tokenizer import PromptTokenizer
 from alpamayo_rt.quantization.linear import has_fp8
 from alpamayo_rt.quantization.memory import weight_bytes, weights_in
-from alpamayo_rt.quantization.parts import NARROW, check_parts
+from alpamayo_rt.quantization.parts import MAY_NARROW, NARROW, check_parts
 from alpamayo_rt.quantization.plan import Plan
 from alpamayo_rt.room import check_room
 
@@ -200,7 +200,7 @@ def check_narrows(parts: tuple[str, ...] | None, precisions: Sequence[str]) -> N
     Raises:
         InputError: see `named_parts`.
     """
-    if not any(precision in ("auto", *NARROW) for precision in precisions):
+    if not any(precision in MAY_NARROW for precision in precisions):
         named_parts(parts, precisions[0])
 
 

@@ -19,7 +19,7 @@ from alpamayo_rt.bench.timing import Say, measure, soak
 from alpamayo_rt.bench.weights import Weights
 from alpamayo_rt.bench.workloads import WORKLOADS, Request, Workload, choose_workloads
 from alpamayo_rt.engine.base import Engine
-from alpamayo_rt.quantization.parts import NARROW
+from alpamayo_rt.quantization.parts import MAY_NARROW
 
 _COMPARED_RUNS = 3
 """The eager engine takes seconds a run; its median needs no more."""
@@ -111,7 +111,7 @@ def _time_precision(
     job: Job, precision: str, ceilings: Ceilings, say: Say, keep: Callable[[dict[str, Any]], None]
 ) -> _Unchecked | None:
     # In a run of several precisions the floating ones have no parts.
-    parts = job.parts if precision in ("auto", *NARROW) else None
+    parts = job.parts if precision in MAY_NARROW else None
     subject = open_subject(job.model, job.family, precision, job.device, job.seed, say, parts)
     compared: list[dict[str, Any]] = []
     if job.compare and job.engine != "eager":

@@ -23,7 +23,7 @@ from alpamayo_rt.errors import EngineError, InputError
 from alpamayo_rt.loading import PRECISIONS, check_precision, load, make_engine, named_parts
 from alpamayo_rt.model.network import Network
 from alpamayo_rt.quantization.linear import has_fp8
-from alpamayo_rt.quantization.parts import NARROW, label_of
+from alpamayo_rt.quantization.parts import MAY_NARROW, NARROW, label_of
 from alpamayo_rt.room import check_room
 
 Parts = tuple[str, ...] | None
@@ -112,7 +112,7 @@ def make_random_subject(
         raise EngineError(f"precision: fp8, but {torch.cuda.get_device_name(device)} has no fp8 products")
     config = released_config(*find_released(model_type))
     around = torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = around if precision in (*NARROW, "auto") else PRECISIONS[precision]
+    dtype = around if precision in MAY_NARROW else PRECISIONS[precision]
     if precision in NARROW:
         precision = label_of(precision, narrow)
     sizes = {name: network_bytes(config, around, name) for name in (label_of(n, narrow) for n in NARROW)}

@@ -12,6 +12,8 @@ from alpamayo_rt.errors import InputError
 PARTS = ("language", "vision", "expert")
 NARROW = ("fp8", "int4")
 """Precisions in which linear layers are narrowed and all else stays a floating type."""
+MAY_NARROW = ("auto", *NARROW)
+"""Those that a user may name with parts; auto is what a checkpoint was narrowed to, if it was."""
 _USUAL = "language"
 # The expert's input and output projections stay: nothing to save, and all of the action goes through them.
 _INSIDE = {"language": "language.", "vision": "vision.", "expert": "expert.decoder."}

@@ -52,9 +52,9 @@ def normed(
     h: torch.Tensor,
 ) -> Input:
     """x (N, K) += delta, and the norm of x + shift as `reader` wants it: in e4m3, or in `h` (N, K)."""
-    fp8 = isinstance(reader, Fp8Linear)
-    made = empty_input(x, x.shape[1], True) if fp8 else Input(h, None)
-    fixed = reader.input_scale if isinstance(reader, Fp8Linear) else None
+    made, fixed = Input(h, None), None
+    if isinstance(reader, Fp8Linear):
+        made, fixed = empty_input(x, x.shape[1], True), reader.input_scale
     add_layer_norm(x, delta, norm.weight, norm.bias, norm.eps, made.values, shift, made.scale, fixed)
     return made
 
@@ -99,15 +99,20 @@ def add_product(x: torch.Tensor, h: Input, layer: Linear) -> torch.Tensor | None
         What is still to be added: for the next norm, where the library cannot add to x inside the product.
     """
     if isinstance(layer, Fp8Linear):
-        inside = is_one_launch(h.e4m3, _weight(layer), x, add=True)
-        out = x if inside else torch.empty_like(x)
-        scaled_linear_into(h.e4m3, _weight(layer), out, add=inside)
-        return None if inside else out
+        return add_e4m3(x, h, _weight(layer))
     if isinstance(layer, QuantizedLinear):
         x += layer(h.values) - layer.bias
     else:
         linear_into(h.values, layer.weight, x, add=True)
     return None
+
+
+def add_e4m3(x: torch.Tensor, h: Input, weight: E4m3) -> torch.Tensor | None:
+    """x (N, out) += the product of h (N, K) and a weight (out, K); returns what `add_product` does."""
+    inside = is_one_launch(h.e4m3, weight, x, add=True)
+    out = x if inside else torch.empty_like(x)
+    scaled_linear_into(h.e4m3, weight, out, add=inside)
+    return None if inside else out
 
 
 def _weight(layer: Fp8Linear) -> E4m3:

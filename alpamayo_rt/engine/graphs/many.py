@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from alpamayo_rt.config import TextConfig
-from alpamayo_rt.engine.graphs.linear import Input, empty_input
+from alpamayo_rt.engine.graphs.linear import Input, add_e4m3, empty_input
 from alpamayo_rt.engine.graphs.weights import Fused, LayerWeights
 from alpamayo_rt.kernels.layers import decoder as ops
 from alpamayo_rt.kernels.layers.gated import gated_linear
 from alpamayo_rt.kernels.layers.rounding import quantize
-from alpamayo_rt.kernels.products.operations import is_one_launch, linear_into, scaled_linear_into
+from alpamayo_rt.kernels.products.operations import linear_into, scaled_linear_into
 from alpamayo_rt.quantization.formats import Int4, from_int4
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
@@ -64,9 +64,8 @@ def add_product(x: torch.Tensor, h: Input, weight: Fused) -> torch.Tensor | None
     Returns:
         (N, out) in the type of x where it could not be added in place: for the next norm to add.
     """
-    if weight.fp8 and is_one_launch(h.e4m3, weight.e4m3, x, add=True):
-        scaled_linear_into(h.e4m3, weight.e4m3, x, add=True)
-        return None
+    if weight.fp8:
+        return add_e4m3(x, h, weight.e4m3)
     if not weight.plain:
         return product(h, weight, x.dtype)
     linear_into(h.values, weight.weight.values, x, add=True)

@@ -59,16 +59,9 @@ def silu_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.
     rows, n = x.shape
     overlap = overlaps(out)
     _silu_rms_norm[(rows,)](
-        x,
-        weight,
-        out,
-        eps,
-        n,
-        BLOCK=triton.next_power_of_2(n),
-        OVERLAP=overlap,
-        num_warps=2,
+        x, weight, out, eps, n, BLOCK=triton.next_power_of_2(n), OVERLAP=overlap, num_warps=2,
         launch_pdl=overlap,
-    )
+    )  # fmt: skip
 
 
 @triton.jit

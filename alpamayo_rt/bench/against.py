@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from alpamayo_rt.bench.record import KEY, Record, times_of
+from alpamayo_rt.bench.record import KEY, Record, pause_of, times_of
 from alpamayo_rt.errors import InputError
 
 
@@ -54,6 +54,18 @@ def same_device(earlier: Record, device: str, name: str) -> None:
     """
     if earlier["device"] != device:
         raise InputError(f"--against {name}: was measured on {earlier['device']}, this is {device}")
+
+
+def same_pause(earlier: Record, pause_s: float, name: str) -> None:
+    """Refuse to compare times of a device that rests with those of one that does not.
+
+    Raises:
+        InputError: they differ; names both.
+    """
+    if pause_of(earlier) != pause_s:
+        raise InputError(
+            f"--against {name}: rested {pause_of(earlier):g} s before each run, this one rests {pause_s:g}"
+        )
 
 
 def compare(earlier: Record, record: Record, allowed: float) -> list[Change]:

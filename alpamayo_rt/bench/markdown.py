@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from alpamayo_rt.bench.record import Record
+from alpamayo_rt.bench.record import Record, pause_of
 
 _HEADER = (
     "workload", "engine", "precision", "total", "p90", "p99", "from raw frames", "vision", "prefill",
@@ -20,7 +20,9 @@ def markdown(record: Record) -> str:
     """A record as Markdown: where it comes from, one table a family, then the checks."""
     families = list(dict.fromkeys(result["family"] for result in record["results"]))
     torch = record["versions"].get("torch", "unknown")
-    parts = [f"{record['device']}, {record['date']}, torch {torch}; medians in milliseconds:"]
+    pause = pause_of(record)
+    rest = f", after {pause:g} s of rest each" if pause else ""
+    parts = [f"{record['device']}, {record['date']}, torch {torch}; medians in milliseconds{rest}:"]
     for family in families:
         results = [result for result in record["results"] if result["family"] == family]
         parts.append(_table(_HEADER, [_times(result) for result in results]))

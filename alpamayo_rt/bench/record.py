@@ -71,6 +71,19 @@ def new_record(device: torch.device, command: str, versions: Mapping[str, str]) 
     }
 
 
+def pause_of(record: Record) -> float:
+    """Seconds of rest before each run of a record; 0 where it does not say.
+
+    Raises:
+        InputError: its results differ.
+    """
+    said = [result["settings"].get("pause_s") for result in record["results"] if "settings" in result]
+    pauses = sorted({float(pause) for pause in said if pause is not None})
+    if len(pauses) > 1:
+        raise InputError(f"settings.pause_s: {pauses}, expected one for all results")
+    return pauses[0] if pauses else 0.0
+
+
 def write_record(path: Path, record: Record) -> None:
     """Write it, whole or not at all."""
     write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())

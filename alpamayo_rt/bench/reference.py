@@ -177,7 +177,13 @@ def _timed(owner: Any, name: str, device: torch.device, times: list[float]) -> I
 
 
 def measure_reference(
-    reference: Reference, request: Request, family: Family, tokens: int, repetitions: int, say: Say
+    reference: Reference,
+    request: Request,
+    family: Family,
+    tokens: int,
+    repetitions: int,
+    say: Say,
+    pause_s: float,
 ) -> dict[str, Any]:
     """Time it: whole runs by themselves, then runs with its parts timed."""
     device = request.images.pixel_values.device
@@ -187,17 +193,19 @@ def measure_reference(
     reference.run(data, tokens)
     reset_peak(device)
     say(f"patches to trajectories, {repetitions} runs")
-    totals = [clocked(lambda: reference.run(data, tokens), synchronize) for _ in range(repetitions)]
+    totals = [clocked(lambda: reference.run(data, tokens), synchronize, pause_s) for _ in range(repetitions)]
     peak = peak_gib(device)
     say(f"raw frames to trajectories, {repetitions} runs")
     end = [
-        clocked(lambda: reference.run(reference.inputs(request), tokens), synchronize)
+        clocked(lambda: reference.run(reference.inputs(request), tokens), synchronize, pause_s)
         for _ in range(repetitions)
     ]
     say(f"stages, {repetitions} runs")
     stages: dict[str, list[float]] = {"vision": [], "prefill": [], "decode_step": [], "expert_step": []}
     model, passes = reference.model, 0
     for _ in range(repetitions):
+        synchronize()
+        time.sleep(pause_s)
         vision: list[float] = []
         language: list[float] = []
         flow: list[float] = []
@@ -230,6 +238,7 @@ def measure_reference(
             "sequences": reference.sequences,
             "tokens": tokens,
             "decode_passes": passes,
+            "pause_s": pause_s,
             "steps": request.workload.steps,
             "cached_images": False,
         },
@@ -238,7 +247,13 @@ def measure_reference(
 
 
 def time_reference(
-    checkout: Path, model_type: str, workload: Workload, device: torch.device, seed: int, say: Say
+    checkout: Path,
+    model_type: str,
+    workload: Workload,
+    device: torch.device,
+    seed: int,
+    say: Say,
+    pause_s: float = 0.0,
 ) -> dict[str, Any]:
     """The reference at its released sizes; a result for the record.
 
@@ -257,4 +272,4 @@ def time_reference(
         checkout, family, raw, json.loads(json.dumps(backbone)), weights, device, workload.candidates
     )
     request = released_request(config, workload, device)
-    return measure_reference(reference, request, family, workload.tokens, RUNS, told)
+    return measure_reference(reference, request, family, workload.tokens, RUNS, told, pause_s)

@@ -42,6 +42,7 @@ class Job:
         soak: consecutive requests of the first workload; 0: none.
         seed: of random weights.
         parts: that narrow precisions narrow; None: the language model.
+        pause_s: how long the device rests before each run.
     """
 
     model: str | None
@@ -60,6 +61,7 @@ class Job:
     soak: int = 0
     seed: int = 0
     parts: tuple[str, ...] | None = None
+    pause_s: float = 0.0
 
 
 def job_ceilings(job: Job, say: Say) -> Ceilings:
@@ -158,7 +160,7 @@ def _time_engine(
         told = _titled(say, title)
         request = subject.request(workload)
         pipeline = Pipeline(engine, subject.unicycle, request)
-        figures = measure(pipeline, job.repetitions, job.warm_up, told)
+        figures = measure(pipeline, job.repetitions, job.warm_up, told, job.pause_s)
         result: dict[str, Any] = {
             "workload": workload.name,
             "family": subject.config.family.model_type,
@@ -166,7 +168,7 @@ def _time_engine(
             "precision": engine.precision,
             **figures.to_json(),
             "weights_gib": round(subject.bytes.total / 2**30, 3),
-            "settings": _settings(workload),
+            "settings": _settings(workload, job.pause_s),
             "model": subject.model,
         }
         work = stage_work(subject.bytes, subject.config, request, engine.dtype.itemsize)
@@ -181,7 +183,7 @@ def _titled(say: Say, title: str) -> Say:
     return lambda line: say(f"{title}: {line}")
 
 
-def _settings(workload: Workload) -> dict[str, Any]:
+def _settings(workload: Workload, pause_s: float) -> dict[str, Any]:
     return {
         "candidates": workload.candidates,
         "sequences": workload.sequences,
@@ -189,6 +191,7 @@ def _settings(workload: Workload) -> dict[str, Any]:
         "decode_passes": workload.passes,
         "steps": workload.steps,
         "cached_images": workload.cached,
+        "pause_s": pause_s,
     }
 
 

@@ -86,9 +86,10 @@ class Marks:
         return out
 
 
-def clocked(run: Callable[[], object], synchronize: Callable[[], None]) -> float:
-    """Milliseconds of one run by the host's clock, the device idle before and after."""
+def clocked(run: Callable[[], object], synchronize: Callable[[], None], pause_s: float = 0.0) -> float:
+    """Milliseconds of one run by the host's clock, the device idle before, at least so long, and after."""
     synchronize()
+    time.sleep(pause_s)
     start = time.perf_counter()
     run()
     synchronize()
@@ -96,11 +97,12 @@ def clocked(run: Callable[[], object], synchronize: Callable[[], None]) -> float
 
 
 @torch.inference_mode()
-def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say) -> Figures:
+def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say, pause_s: float = 0.0) -> Figures:
     """Time one workload.
 
     Three loops, each of `repetitions` runs: from patches, from raw frames, and from patches with marks between
-    the stages. The totals are therefore measured by themselves and are no sums.
+    the stages. The totals are therefore measured by themselves and are no sums. The device rests for `pause_s`
+    before each.
 
     Raises:
         EngineError: what ran was not the workload.
@@ -114,14 +116,15 @@ def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say) -> Fig
     pipeline.check()
     reset_peak(device)
     say(f"patches to trajectories, {repetitions} runs")
-    totals = [clocked(pipeline.from_patches, engine.synchronize) for _ in range(repetitions)]
+    totals = [clocked(pipeline.from_patches, engine.synchronize, pause_s) for _ in range(repetitions)]
     peak = peak_gib(device)
     say(f"raw frames to trajectories, {repetitions} runs")
-    end_to_end = [clocked(pipeline.from_frames, engine.synchronize) for _ in range(repetitions)]
+    end_to_end = [clocked(pipeline.from_frames, engine.synchronize, pause_s) for _ in range(repetitions)]
     say(f"stages, {repetitions} runs")
     laps = []
     for _ in range(repetitions):
         engine.synchronize()
+        time.sleep(pause_s)
         marks = Marks(device)
         pipeline.from_patches(marks)
         laps.append(marks.milliseconds())

@@ -39,6 +39,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     how = command.add_argument_group("how")
     how.add_argument("--repetitions", type=int, default=20, metavar="N", help="of each loop (default: 20)")
     how.add_argument("--warm-up", type=int, default=3, metavar="N", help="runs before (default: 3)")
+    how.add_argument(
+        "--pause", type=float, default=0.0, metavar="S",
+        help="seconds that the device rests before each run (default: 0, one after the other)",
+    )  # fmt: skip
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default: 0)")
     how.add_argument(
         "--soak", type=int, default=0, metavar="N", help="also N requests in a row of the first workload"
@@ -68,13 +72,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from alpamayo_rt.bench.against import parse_share
-    from alpamayo_rt.bench.record import read_record
+    from alpamayo_rt.bench.record import pause_of, read_record
 
     allowed = parse_share(args.max_regression)
     earlier = None if args.against is None else read_record(args.against)
     if args.record is not None:
         record = read_record(args.record)
-        _refuse_other_device(earlier, record["device"], args)
+        _refuse_other(earlier, record["device"], pause_of(record), args)
     else:
         record = _measure(args, earlier)
     if args.json:
@@ -106,11 +110,15 @@ def _failed_check(result: dict[str, Any]) -> list[str]:
     return [f"check failed: {result['family']} {result['engine']} {result['precision']}: {what}"]
 
 
-def _refuse_other_device(earlier: dict[str, Any] | None, device: str, args: argparse.Namespace) -> None:
-    from alpamayo_rt.bench.against import same_device
+def _refuse_other(
+    earlier: dict[str, Any] | None, device: str, pause_s: float, args: argparse.Namespace
+) -> None:
+    """A record of another device, or of other circumstances."""
+    from alpamayo_rt.bench.against import same_device, same_pause
 
     if earlier is not None:
         same_device(earlier, device, str(args.against))
+        same_pause(earlier, pause_s, str(args.against))
 
 
 def _measure(args: argparse.Namespace, earlier: dict[str, Any] | None) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def _measure(args: argparse.Namespace, earlier: dict[str, Any] | None) -> dict[s
     from alpamayo_rt.bench.run import job_ceilings, run_job
 
     job = _job(args)
-    _refuse_other_device(earlier, device_name(job.device), args)
+    _refuse_other(earlier, device_name(job.device), job.pause_s, args)
     if args.out is not None:
         check_writable(args.out)
     record = new_record(job.device, f"alpamayo-rt {shlex.join(sys.argv[1:])}", versions())
@@ -150,12 +158,15 @@ def _time_reference(args: argparse.Namespace, job: Any) -> dict[str, Any]:
     from alpamayo_rt.bench.workloads import choose_workloads
 
     (workload,) = choose_workloads(["W6"], False, job.candidates, job.tokens, job.steps)
-    return time_reference(args.reference, job.family, workload, job.device, job.seed, _progress)
+    return time_reference(args.reference, job.family, workload, job.device, job.seed, _progress, job.pause_s)
 
 
 _LOWEST = {
     "repetitions": 1, "warm_up": 1, "soak": 0, "candidates": 1, "steps": 1, "tokens": 2, "seed": 0,
 }  # fmt: skip
+
+
+_LONGEST_PAUSE_S = 60
 
 
 def _job(args: argparse.Namespace) -> Any:
@@ -168,6 +179,8 @@ def _job(args: argparse.Namespace) -> Any:
         value = getattr(args, name)
         if value is not None and value < low:
             raise InputError(f"--{name.replace('_', '-')}: {value}, expected a whole number from {low} on")
+    if not 0 <= args.pause <= _LONGEST_PAUSE_S:
+        raise InputError(f"--pause: {args.pause:g}, expected seconds from 0 to {_LONGEST_PAUSE_S}")
     if args.model is not None and args.family is not None:
         raise InputError("--family: given with --model, whose family it is; expected one of them")
     if args.reference is not None and not args.reference.is_dir():
@@ -185,7 +198,7 @@ def _job(args: argparse.Namespace) -> Any:
     return Job(
         args.model, family, precisions, args.engine, _names(args.workload, "--workload"), device,
         args.repetitions, args.warm_up, args.candidates, args.tokens, args.steps, args.compare, args.check,
-        args.soak, args.seed, parts,
+        args.soak, args.seed, parts, args.pause,
     )  # fmt: skip
 
 

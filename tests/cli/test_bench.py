@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,28 @@ def test_another_device_is_refused_before_anything_is_timed(
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.usefixtures("loaded_once")
+def test_rests_before_each_run_are_in_the_record_and_not_compared_with_none(
+    made: tuple[Path, Run], tmp_path: Path, cli: Cli
+) -> None:
+    out, began = tmp_path / "record.json", time.monotonic()
+    words = ["bench", "--model", CHECKPOINT, "--workload", "W1", *QUICK, "--no-check", "--pause", "0.25"]
+    run = cli(*words, "--out", out)
+    assert run.status == 0, run.err
+    record = json.loads(out.read_text())
+    assert problems(record) == []
+    (result,) = record["results"]
+    assert result["settings"]["pause_s"] == 0.25
+    assert time.monotonic() - began > 3 * result["n"] * 0.25
+    assert ", after 0.25 s of rest each:" in cli("bench", "--record", out, "--table").out
+    assert cli("bench", "--record", out, "--against", out).status == 0
+    for rested, other in ((["--record", out], made[0]), (["--record", made[0]], out), (words[1:], made[0])):
+        run = cli("bench", *rested, "--against", other)
+        assert run.status == 2
+        (line,) = run.err.splitlines()
+        assert "s before each run, this one rests " in line
+
+
 def test_a_failed_check_is_said_and_exits_with_one(record: dict, tmp_path: Path, cli: Cli) -> None:
     def fail(record: dict[str, Any]) -> None:
         record["results"][0]["check"] |= {"passed": False, "failed": ["cache"], "cache": 0.5}
@@ -180,6 +203,8 @@ BAD = {
     ),
     "engine": (["--engine", "onnxruntime"], ["engine: onnxruntime"]),
     "repetitions": (["--repetitions", "0"], ["--repetitions: 0", "from 1 on"]),
+    "pause": (["--pause", "-1"], ["--pause: -1", "seconds from 0 to 60"]),
+    "no pause": (["--pause", "nan"], ["--pause: nan", "seconds from 0 to 60"]),
     "tokens": (["--tokens", "400"], ["tokens: 400", "from 2 to 256"]),
     "family and model": (["--family", "alpamayo1_5"], ["--family: given with --model"]),
     "share": (["--max-regression", "3"], ["--max-regression: '3'", "3%"]),

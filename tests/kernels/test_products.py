@@ -164,7 +164,7 @@ def test_the_fastest_is_chosen_once(
     assert len(bench.plans) == len(products.chosen) == 2
 
 
-@pytest.mark.parametrize(("taken", "calls"), [(1e-3, 10), (1.0, 2), (100.0, 1)])
+@pytest.mark.parametrize(("taken", "calls"), [(1e-3, timing.MOST_CALLS), (1.0, 2), (100.0, 1)])
 def test_timing_is_bounded(taken: float, calls: int) -> None:
     bench = Bench([taken, taken, taken])
     run_checked(bench.products())
@@ -345,11 +345,21 @@ def test_what_the_library_is_not_for_in_e4m3() -> None:
         assert key_of(bad) is None
 
 
+def test_weights_are_more_than_a_cache_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, out, _ = operands(6, 16, 8, torch.bfloat16)
+    size = weight.numel() * 2
+    for cold, count in ((5 * size, 5), (5 * size - 1, 5), (size, timing.LEAST_WEIGHTS), (99 * size, 16)):
+        monkeypatch.setattr(timing, "COLD_BYTES", cold)
+        made = timing.scratch_products(Product(x, weight, out))
+        assert len({one.weight.data_ptr() for one in made}) == len(made) == count
+        assert count <= timing.MOST_CALLS
+
+
 def test_e4m3_is_timed_on_numbers_of_its_range() -> None:
     x, weight, out, _ = scaled_operands(6, 32, 16, torch.bfloat16)
     scales = Scales(x.scale, weight.scale)
     made = timing.scratch_products(Product(x.values, weight.values, out, scales=scales))
-    assert len(made) == 3
+    assert len(made) == timing.MOST_WEIGHTS
     assert all((one.scales, one.out is out) == (scales, True) for one in made)
     for tensor in (made[0].x, *(one.weight for one in made)):
         assert tensor.dtype == torch.float8_e4m3fn

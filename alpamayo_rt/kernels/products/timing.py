@@ -13,7 +13,10 @@ from alpamayo_rt.kernels.products.library import SCALED_TYPES, LibraryError
 from alpamayo_rt.kernels.products.product import Product
 
 SCRATCH_BYTES = 256 << 20
-WARM_UPS, ROUNDS, MOST_CALLS = 2, 3, 10
+COLD_BYTES = 128 << 20
+"""Of weights in turn: more than an L2 cache keeps, so that they come from memory, as in a network of layers."""
+LEAST_WEIGHTS, MOST_WEIGHTS = 3, 16
+WARM_UPS, ROUNDS, MOST_CALLS = 2, 3, 16
 BUDGET_MS = 20.0
 """For all timed calls of a product, beside one call of each candidate a round, which there always is."""
 MARGIN = 0.01
@@ -81,7 +84,9 @@ def scratch_products(product: Product) -> list[Product]:
     if target is None:
         return []
     x, scale = room(product.x, 1.0), product.weight.shape[1] ** -0.5
-    weights = [w for _ in range(3) if (w := room(product.weight, scale)) is not None]
+    size = product.weight.shape[0] * product.weight.stride(0) * product.weight.element_size()
+    wanted = min(max(-(-COLD_BYTES // size), LEAST_WEIGHTS), MOST_WEIGHTS)
+    weights = [w for _ in range(wanted) if (w := room(product.weight, scale)) is not None]
     alike = product._replace(x=product.x if x is None else x, out=target, base=None)
     return [alike._replace(weight=weight) for weight in weights or [product.weight]]
 

@@ -75,13 +75,14 @@ def pause_of(record: Record) -> float:
     """Seconds of rest before each run of a record; 0 where it does not say.
 
     Raises:
-        InputError: its results differ.
+        InputError: it says no number, or several.
     """
-    said = [result["settings"].get("pause_s") for result in record["results"] if "settings" in result]
-    pauses = sorted({float(pause) for pause in said if pause is not None})
-    if len(pauses) > 1:
-        raise InputError(f"settings.pause_s: {pauses}, expected one for all results")
-    return pauses[0] if pauses else 0.0
+    settings = [result.get("settings") for result in record["results"]]
+    said = [value["pause_s"] for value in settings if isinstance(value, dict) and "pause_s" in value]
+    numbers = all(isinstance(pause, int | float) and not isinstance(pause, bool) for pause in said)
+    if not numbers or len(set(said)) > 1:
+        raise InputError(f"settings.pause_s: {said!r:.60}, expected one number of seconds for all results")
+    return float(said[0]) if said else 0.0
 
 
 def write_record(path: Path, record: Record) -> None:

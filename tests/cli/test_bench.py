@@ -134,6 +134,19 @@ def test_rests_before_each_run_are_in_the_record_and_not_compared_with_none(
         assert "s before each run, this one rests " in line
 
 
+@pytest.mark.parametrize("pauses", [("soon", 0), (0, 0.5), (True, True)])
+def test_a_record_rests_in_one_way(record: dict, pauses: tuple[Any, Any], tmp_path: Path, cli: Cli) -> None:
+    def rest(record: dict[str, Any]) -> None:
+        for result, pause in zip(record["results"], pauses, strict=True):
+            result["settings"]["pause_s"] = pause
+
+    run = cli("bench", "--record", changed(record, tmp_path / "rests.json", rest), "--table")
+    assert (run.status, run.out) == (2, "")
+    (line,) = run.complaints
+    assert "settings.pause_s: [" in line
+    assert "expected one number of seconds for all results" in line
+
+
 def test_a_failed_check_is_said_and_exits_with_one(record: dict, tmp_path: Path, cli: Cli) -> None:
     def fail(record: dict[str, Any]) -> None:
         record["results"][0]["check"] |= {"passed": False, "failed": ["cache"], "cache": 0.5}

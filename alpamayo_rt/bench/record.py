@@ -72,17 +72,14 @@ def new_record(device: torch.device, command: str, versions: Mapping[str, str]) 
 
 
 def pause_of(record: Record) -> float:
-    """Seconds of rest before each run of a record; 0 where it does not say.
+    """Seconds of rest before each run of a record; 0 where it does not say."""
+    return float(next(iter(_pauses(record)), 0))
 
-    Raises:
-        InputError: it says no number, or several.
-    """
+
+def _pauses(record: Record) -> list[Any]:
+    """What its results say of rests."""
     settings = [result.get("settings") for result in record["results"]]
-    said = [value["pause_s"] for value in settings if isinstance(value, dict) and "pause_s" in value]
-    numbers = all(isinstance(pause, int | float) and not isinstance(pause, bool) for pause in said)
-    if not numbers or len(set(said)) > 1:
-        raise InputError(f"settings.pause_s: {said!r:.60}, expected one number of seconds for all results")
-    return float(said[0]) if said else 0.0
+    return [value["pause_s"] for value in settings if isinstance(value, dict) and "pause_s" in value]
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -110,7 +107,16 @@ def read_record(path: Path) -> Record:
         raise InputError(f"{path}: results missing, expected a record of alpamayo-rt bench")
     for n, result in enumerate(results):
         _check_result(result, f"{path}: results[{n}]")
+    pauses = _pauses(value)
+    if not all(map(_is_number, pauses)) or len(set(pauses)) > 1:
+        raise InputError(
+            f"{path}: settings.pause_s: {pauses!r:.60}, expected one number of seconds for all results"
+        )
     return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_result(result: object, where: str) -> None:
@@ -123,10 +129,10 @@ def _check_result(result: object, where: str) -> None:
     if not isinstance(stages, dict) or not set(STAGES) <= set(stages):
         raise InputError(f"{where}.stages_ms: {stages!r:.60}, expected {', '.join(STAGES)}")
     for name in ("peak_gib", "n"):
-        if isinstance(result.get(name), bool) or not isinstance(result.get(name), int | float):
+        if not _is_number(result.get(name)):
             raise InputError(f"{where}.{name}: {result.get(name)!r}, expected a number")
     for name, value in times_of(result).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if not _is_number(value) or not value > 0:
             raise InputError(f"{where}: {name} {value!r}, expected milliseconds above 0")
 
 

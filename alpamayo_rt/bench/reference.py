@@ -25,7 +25,7 @@ import torch
 
 from alpamayo_rt.bench.reference_backbone import checkpoint_config, write_backbone
 from alpamayo_rt.bench.released import find_released, released_config, released_json
-from alpamayo_rt.bench.timing import Say, clocked, peak_gib, percentile, reset_peak
+from alpamayo_rt.bench.timing import Say, clocked, peak_gib, percentile, reset_peak, rest
 from alpamayo_rt.bench.weights import RandomWeights, Weights
 from alpamayo_rt.bench.workloads import Request, Workload, released_request
 from alpamayo_rt.errors import EngineError
@@ -204,8 +204,7 @@ def measure_reference(
     stages: dict[str, list[float]] = {"vision": [], "prefill": [], "decode_step": [], "expert_step": []}
     model, passes = reference.model, 0
     for _ in range(repetitions):
-        synchronize()
-        time.sleep(pause_s)
+        rest(synchronize, pause_s)
         vision: list[float] = []
         language: list[float] = []
         flow: list[float] = []

@@ -86,10 +86,15 @@ class Marks:
         return out
 
 
-def clocked(run: Callable[[], object], synchronize: Callable[[], None], pause_s: float = 0.0) -> float:
-    """Milliseconds of one run by the host's clock, the device idle before, at least so long, and after."""
+def rest(synchronize: Callable[[], None], pause_s: float) -> None:
+    """Let the device finish, and be idle for at least so long."""
     synchronize()
     time.sleep(pause_s)
+
+
+def clocked(run: Callable[[], object], synchronize: Callable[[], None], pause_s: float = 0.0) -> float:
+    """Milliseconds of one run by the host's clock, the device idle before, at least so long, and after."""
+    rest(synchronize, pause_s)
     start = time.perf_counter()
     run()
     synchronize()
@@ -123,8 +128,7 @@ def measure(pipeline: Pipeline, repetitions: int, warm_up: int, say: Say, pause_
     say(f"stages, {repetitions} runs")
     laps = []
     for _ in range(repetitions):
-        engine.synchronize()
-        time.sleep(pause_s)
+        rest(engine.synchronize, pause_s)
         marks = Marks(device)
         pipeline.from_patches(marks)
         laps.append(marks.milliseconds())

@@ -76,7 +76,8 @@ def linear(x: Input, layer: Linear, out: torch.Tensor | None = None, gelu: bool 
         made = F.gelu(layer(x.values), approximate="tanh") if gelu else layer(x.values)
         return made if out is None else out.copy_(made)
     if out is None:
-        out = _room(x, layer)
+        like = x.values if bias is None else bias
+        out = like.new_empty(len(x.values), layer.out_features)
     if isinstance(layer, Fp8Linear):
         scaled_linear_into(x.e4m3, _weight(layer), out, bias, gelu=gelu)
     else:
@@ -118,8 +119,3 @@ def add_e4m3(x: torch.Tensor, h: Input, weight: E4m3) -> torch.Tensor | None:
 
 def _weight(layer: Fp8Linear) -> E4m3:
     return E4m3(layer.weight, layer.weight_scale)
-
-
-def _room(x: Input, layer: Linear) -> torch.Tensor:
-    like = x.values if layer.bias is None else layer.bias
-    return like.new_empty(len(x.values), layer.out_features)

@@ -16,7 +16,9 @@ SCRATCH_BYTES = 256 << 20
 COLD_BYTES = 128 << 20
 """Of weights in turn: more than an L2 cache keeps, so that they come from memory, as in a network of layers."""
 LEAST_WEIGHTS, MOST_WEIGHTS = 3, 16
-WARM_UPS, ROUNDS, MOST_CALLS = 2, 3, 16
+WARM_UPS, ROUNDS = 2, 3
+MOST_CALLS = MOST_WEIGHTS
+"""Of a candidate in a round: each reads another weight, as far as there are so many."""
 BUDGET_MS = 20.0
 """For all timed calls of a product, beside one call of each candidate a round, which there always is."""
 MARGIN = 0.01
@@ -70,7 +72,7 @@ def scratch_products(product: Product) -> list[Product]:
 
     def room(like: torch.Tensor, scale: float) -> torch.Tensor | None:
         nonlocal left
-        size = like.shape[0] * like.stride(0) * like.element_size()
+        size = _bytes(like)
         if size > left:
             return None
         try:
@@ -84,11 +86,15 @@ def scratch_products(product: Product) -> list[Product]:
     if target is None:
         return []
     x, scale = room(product.x, 1.0), product.weight.shape[1] ** -0.5
-    size = product.weight.shape[0] * product.weight.stride(0) * product.weight.element_size()
-    wanted = min(max(-(-COLD_BYTES // size), LEAST_WEIGHTS), MOST_WEIGHTS)
+    wanted = min(max(-(-COLD_BYTES // _bytes(product.weight)), LEAST_WEIGHTS), MOST_WEIGHTS)
     weights = [w for _ in range(wanted) if (w := room(product.weight, scale)) is not None]
     alike = product._replace(x=product.x if x is None else x, out=target, base=None)
     return [alike._replace(weight=weight) for weight in weights or [product.weight]]
+
+
+def _bytes(matrix: torch.Tensor) -> int:
+    """From the first number to the end of the last row's distance."""
+    return matrix.shape[0] * matrix.stride(0) * matrix.element_size()
 
 
 def _normal(like: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
